@@ -1,0 +1,51 @@
+"""A Ray to run on: the one that is already there, or a quiet one on this machine for as long as it is needed."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+
+_NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
+
+
+@contextmanager
+def session() -> Iterator[Mapping[str, float]]:
+    """What the cluster has, such as {"CPU": 2.0, "GPU": 1.0}. A Ray that was started here is stopped again.
+
+    With RAY_ADDRESS set, as in a submitted job, that cluster is used.
+    """
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    # Its C++ parts print warnings to the terminal that no user of a job can act on.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _hushed():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            # Two CPUs at least: one actor and one reader must fit even on a single core.
+            cpus = max(2, os.cpu_count() or 1)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """While Ray starts, the process has no stderr: what goes wrong is raised, and the rest announces itself there."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

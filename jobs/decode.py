@@ -1,0 +1,163 @@
+"""Image bytes become upright RGB, or a Reject with its reason. Pure: no input may crash or hang it.
+
+Follows Pillow, with its traps handled on purpose: 16-bit gray is scaled (Pillow clips it to white), EXIF
+orientation is applied, transparency is composited on white, the first frame of an animation counts, Lab goes
+through a colour transform, and formats that run other programs are never opened.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from jobs import schema
+from jobs.canvas import Canvas, paint
+from jobs.config import DecodeConfig
+from jobs.errors import Reason, Reject, Stage
+
+_OTHER_PROGRAMS = {"EPS", "WMF"}  # Ghostscript, and Windows' own renderer
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_NOT_READ = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"JXL ": "JPEG XL"}
+
+
+def decode(data: bytes, config: DecodeConfig) -> Image.Image:
+    """RGB pixels of an encoded image, upright. Raises Reject."""
+    if not data:
+        raise Reject(Reason.EMPTY, "zero bytes")
+    # Pillow raises above twice its limit and only warns above the limit itself.
+    Image.MAX_IMAGE_PIXELS = config.max_pixels // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                _check_size(image, config)
+                image.load()
+                return _rgb(_upright(image) if config.exif_orientation else image, config)
+        except Reject:
+            raise
+        except Image.DecompressionBombError as exc:
+            raise Reject(Reason.TOO_LARGE, str(exc)) from exc
+        except UnidentifiedImageError as exc:
+            raise _unidentified(data) from exc
+        except Exception as exc:  # noqa: BLE001 - Pillow's plugins raise anything; here a row becomes a reject
+            raise _broken(data, exc) from exc
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _OTHER_PROGRAMS)
+
+
+def _check_size(image: Image.Image, config: DecodeConfig) -> None:
+    width, height = image.size
+    if width * height > config.max_pixels:
+        raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels, more than decode.max_pixels {config.max_pixels}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a broken EXIF block says nothing about orientation; the pixels are good
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, config: DecodeConfig) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image if type(image) is Image.Image else image.copy()
+    if image.mode.startswith("I"):
+        image = _from_16_bit(image)
+    elif image.mode == "F":
+        image = _from_float(image)
+    elif image.mode == "LAB":
+        return ImageCms.applyTransform(image, _lab_to_srgb()) or image
+    if config.alpha == "white" and image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """The high byte, as libpng does for 16-bit colour; mode I holds 16-bit gray too (PGM, old PNG)."""
+    return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8), "L")
+
+
+def _from_float(image: Image.Image) -> Image.Image:
+    """0..1 when nothing is above 1, else 0..255."""
+    values = np.nan_to_num(np.asarray(image))
+    scale = 255.0 if values.size and values.max() <= 1.0 else 1.0
+    return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8), "L")
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+
+
+def _unidentified(data: bytes) -> Reject:
+    head = data[:4096]
+    for magic, name in _NOT_READ.items():
+        if magic in head[:16]:
+            return Reject(Reason.UNSUPPORTED_FORMAT, f"{name} is not a format Pillow reads")
+    if head.startswith(b"\xff\x0a"):
+        return Reject(Reason.UNSUPPORTED_FORMAT, "JPEG XL is not a format Pillow reads")
+    if head.lstrip().startswith((b"<svg", b"<?xml", b"<!DOCTYPE svg")) and b"<svg" in head:
+        return Reject(Reason.UNSUPPORTED_FORMAT, "SVG is not a format Pillow reads")
+    if head.startswith(b"%!PS"):
+        return Reject(Reason.UNSUPPORTED_FORMAT, "PostScript would run another program")
+    if head.startswith(_IMAGE_MAGIC) or _is_webp(head):
+        return _broken(data, ValueError("starts like an image, but its header cannot be read"))
+    return Reject(Reason.NOT_AN_IMAGE, f"no image format; {len(data)} bytes that start with {head[:24]!r}")
+
+
+def _broken(data: bytes, exc: Exception) -> Reject:
+    """Told apart by what Pillow says and, for WebP, by the length its header promises."""
+    says = f"{type(exc).__name__}: {exc}"
+    if "too large" in says.lower() or "decompression bomb" in says.lower() or isinstance(exc, MemoryError):
+        return Reject(Reason.TOO_LARGE, says)
+    promised = int.from_bytes(data[4:8], "little") + 8 if _is_webp(data) else 0
+    if "truncated" in says.lower() or promised > len(data):
+        return Reject(Reason.TRUNCATED, says)
+    return Reject(Reason.CORRUPT, says)
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas]) -> pa.Table:
+    """Raw rows -> decoded rows, one to one: every canvas from one decode, or a reason and black canvases."""
+    images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
+    stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
+    stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]
+    for row, data in enumerate(images):
+        if ends[row] or reasons[row] is not None:
+            continue
+        try:
+            image = decode(data, config)
+            for canvas, stack in zip(canvases, stacks, strict=True):
+                stack[row] = paint(image, canvas)
+        except Reject as exc:
+            stages[row], reasons[row], messages[row] = Stage.DECODE.value, exc.reason.value, exc.message
+    columns = dict(zip(raw.column_names, raw.columns, strict=True))
+    columns |= {schema.STAGE: pa.array(stages, pa.string()), schema.REASON: pa.array(reasons, pa.string())}
+    columns |= {schema.MESSAGE: pa.array(messages, pa.string())}
+    tensors = [pa.FixedShapeTensorArray.from_numpy_ndarray(stack) for stack in stacks]
+    columns |= {canvas.name: tensor for canvas, tensor in zip(canvases, tensors, strict=True)}
+    return pa.table({name: columns[name] for name in columns if name != schema.IMAGE})

@@ -1,0 +1,122 @@
+"""Packs held-out scenes into COYO-like shards: Parquet with COYO's columns, and tars as img2dataset writes them.
+
+Some rows are broken on purpose (an error page, a cut file, nothing at all), as in every real download.
+"""
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.demo import scenes
+
+BROKEN_FRACTION = 0.02
+_HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>gone</body></html>"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image-text pair; `image` is None where the download failed, `label` is what the picture shows."""
+
+    id: int
+    key: str
+    url: str
+    text: str
+    width: int
+    height: int
+    image: bytes | None
+    label: str
+
+
+def rows(shard: int, count: int, first_seed: int = scenes.HELD_OUT) -> Iterator[Row]:
+    """The rows of one shard; the same arguments give the same bytes."""
+    for index in range(count):
+        seed = first_seed + shard * count + index
+        scene = scenes.scene(seed)
+        r = random.Random(f"row {seed}")
+        extension, image = _encode(scene, r)
+        if r.random() < BROKEN_FRACTION:
+            image = r.choice([_HTML, image[: len(image) // 3], None])
+        key = f"{shard:05d}{index:04d}"
+        yield Row(
+            id=(r.randrange(1024) << 33) + shard * count + index,  # COYO's form: partition and row of an earlier Spark job
+            key=key,
+            url=f"https://example.org/scenes/{key}.{extension}",
+            text=scene.caption,
+            width=scene.size[0],
+            height=scene.size[1],
+            image=image,
+            label=scene.label,
+        )
+
+
+def write_parquet(folder: Path, shards: int, count: int) -> None:
+    """`part-NNNNN.parquet` with the columns of COYO-700M that the demo can fill truthfully, and the image bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        table = pa.Table.from_pylist(
+            [
+                {"id": r.id, "url": r.url, "text": r.text, "width": r.width, "height": r.height, "image": r.image}
+                for r in rows(shard, count)
+            ],
+            schema=_COYO,
+        )
+        pq.write_table(table, folder / f"part-{shard:05d}.parquet", compression="snappy", row_group_size=128)
+    (folder / "_SUCCESS").touch()
+
+
+def write_tars(folder: Path, shards: int, count: int) -> None:
+    """`NNNNN.tar` with .jpg/.png, .json and .txt members; failed downloads are gaps, as img2dataset leaves them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row in rows(shard, count):
+                if row.image is None:
+                    continue
+                about = {
+                    "id": row.id,
+                    "key": row.key,
+                    "url": row.url,
+                    "caption": row.text,
+                    "width": row.width,
+                    "height": row.height,
+                }
+                about["sha256"] = hashlib.sha256(row.image).hexdigest()
+                _add(tar, f"{row.key}.{row.url.rpartition('.')[2]}", row.image)
+                _add(tar, f"{row.key}.json", json.dumps(about).encode())
+                _add(tar, f"{row.key}.txt", row.text.encode())
+
+
+_COYO = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("url", pa.string()),
+        ("text", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("image", pa.binary()),
+    ]
+)
+
+
+def _encode(scene: scenes.Scene, r: random.Random) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    image = scenes.draw(scene)
+    if r.random() < 0.85:
+        image.save(buffer, "JPEG", quality=r.randint(75, 95))
+        return "jpg", buffer.getvalue()
+    image.save(buffer, "PNG", compress_level=4)
+    return "png", buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = len(data), 1_700_000_000
+    tar.addfile(member, io.BytesIO(data))

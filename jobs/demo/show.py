@@ -1,0 +1,46 @@
+"""`coyo-jobs demo`: draw a corpus, run the main job on it as anyone would, look at what came out."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.config import JobConfig
+from jobs.demo import corpus
+from jobs.demo.score import score
+from jobs.recipe import recipe
+from jobs.report import contact_sheet, sample
+from jobs.run import run
+
+
+def show(folder: str, shards: int, count: int) -> None:
+    """Everything lands in `folder`: corpus-parquet/, corpus-tar/, job.yaml, out/ and contact_sheet.png."""
+    home, console = Path(folder), Console()
+    console.print(f"drawing   {shards * count:,} scenes into {home}/corpus-parquet and {home}/corpus-tar")
+    corpus.write_parquet(home / "corpus-parquet", shards, count)
+    corpus.write_tars(home / "corpus-tar", shards, count)
+    out = f"{home}/out-{shards}x{count}"
+    text = recipe(f"{home}/corpus-parquet", out)
+    for weights in ("kakaobrain/vit-large-patch16-384", "kakaobrain/align-base"):
+        text = text.replace(weights, "demo")
+    (home / "job.yaml").write_text(text)
+    console.print(f"running   coyo-jobs run {home}/job.yaml")
+    summary = run(JobConfig.load(home / "job.yaml"))
+    console.print(str(summary), highlight=False)
+
+    truth = {row.id: row for shard in range(shards) for row in corpus.rows(shard, count)}
+    right = score(out, truth)
+    table = Table("picture", "top label", "best-matching text of all", title="what the job wrote", title_justify="left")
+    for row in sample(out, 6):
+        (label, prob), (text, cosine) = row.labels[0], row.matches[0]
+        table.add_row(row.text, f"{label} {prob:.2f}", f"{text} {cosine:+.2f}")
+    console.print(table)
+    console.print(
+        f"labels right {right.label_accuracy:.1%}   text finds its image {right.text_to_image:.1%}, "
+        f"image finds its text {right.image_to_text:.1%} (a guess: {right.chance:.2%})",
+        highlight=False,
+    )
+    sheet = contact_sheet(out, str(home / "contact_sheet.png"), 24)
+    console.print(
+        f"look at   {sheet}\ntry next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar"
+    )

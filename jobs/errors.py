@@ -1,0 +1,83 @@
+"""Every error a user can meet, and every reason a row can be rejected for.
+
+JobError                    a job cannot start or go on; says what, where and what to do next
+├── ConfigError             the recipe is wrong (exit code 2)
+├── SourceError             the input is missing, empty, ambiguous or lacks a column
+├── StorageError            a path cannot be reached: credentials, bucket, endpoint
+├── CheckpointError         a model cannot be found, or does not load completely
+├── ClusterError            Ray or a resource that was asked for is not there
+└── OutputError             the output belongs to another job, or its rows do not add up
+
+Reject                      one row has no result; carries a Reason. Never leaves its stage
+"""
+
+from enum import StrEnum
+
+
+class JobError(Exception):
+    """A job cannot start or go on. `hint` is what to do next, shown on its own line."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(JobError):
+    pass
+
+
+class SourceError(JobError):
+    pass
+
+
+class StorageError(JobError):
+    pass
+
+
+class CheckpointError(JobError):
+    pass
+
+
+class ClusterError(JobError):
+    pass
+
+
+class OutputError(JobError):
+    pass
+
+
+class Stage(StrEnum):
+    """Where in the pipeline something happened."""
+
+    SOURCE = "source"
+    DECODE = "decode"
+    ANNOTATE = "annotate"
+    SINK = "sink"
+
+
+class Reason(StrEnum):
+    """Why an input row has no result. A closed list: `rejects/` holds no other value."""
+
+    NO_IMAGE = "no_image"  # the source has no bytes for this row: null, or no image member in the sample
+    BAD_METADATA = "bad_metadata"  # a kept column or the sample's json cannot be read as its type
+    SHARD_DAMAGED = "shard_damaged"  # the shard is cut or corrupt where this row lies
+    EMPTY = "empty"  # zero bytes
+    NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, PDF, random bytes, ...
+    UNSUPPORTED_FORMAT = "unsupported_format"  # an image, of a format Pillow does not read (HEIC, JPEG XL, SVG)
+    TRUNCATED = "truncated"  # the image's data ends early
+    CORRUPT = "corrupt"  # starts like an image and cannot be decoded
+    TOO_LARGE = "too_large"  # more pixels than decode.max_pixels, or a decompression bomb
+    NON_FINITE = "non_finite"  # a model gave NaN or infinity for this row
+
+
+class Reject(Exception):
+    """This row has no result."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message

@@ -1,0 +1,69 @@
+"""Which job an output belongs to: `_job.yaml`, the recipe with everything pinned, and its fingerprint.
+
+The pinned recipe can be run again as it stands. What only says where or how fast a job runs is not part of what
+it is: `compute`, `storage`, and the output's path and file size may change between two runs of one job.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from jobs import schema
+from jobs.config import JobConfig
+from jobs.errors import ConfigError, OutputError
+from jobs.models import Spec
+from jobs.storage import Storage, join
+
+JOB = "_job.yaml"
+_FREE = {"compute": ..., "storage": ..., "output": {"path", "rows_per_file"}}
+
+
+def pin(config: JobConfig, format: str, specs: tuple[Spec, ...]) -> JobConfig:
+    """The recipe with its format decided and each model's revision pinned: a hub commit, or a digest of its files."""
+    tree = config.model_dump()
+    tree["source"]["format"] = format
+    for spec in specs:
+        tree["models"][spec.kind]["revision"] = spec.weights.revision
+    return JobConfig.of(tree)
+
+
+def fingerprint(pinned: JobConfig) -> str:
+    canonical = json.dumps([schema.SCHEMA_VERSION, _identity(pinned)], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def claim(storage: Storage, pinned: JobConfig) -> None:
+    """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
+    path = join(pinned.output.path, JOB)
+    if not storage.exists(path):
+        if storage.find(join(pinned.output.path, "rows")):
+            raise OutputError(
+                f"{pinned.output.path}: has rows/ but no {JOB}", "give the job an output folder of its own"
+            )
+        storage.put(path, pinned.to_yaml().encode())
+        return
+    try:
+        theirs = JobConfig.of(yaml.safe_load(storage.read(path)))
+    except (ConfigError, yaml.YAMLError) as exc:
+        raise OutputError(
+            f"{path}: cannot be read by this version ({exc})", "give the job another output folder"
+        ) from exc
+    differences = list(_different("", _identity(theirs), _identity(pinned)))
+    if differences:
+        raise OutputError(
+            f"{pinned.output.path}: belongs to a different job: {'; '.join(differences)}",
+            "give this job an output folder of its own, or set these back",
+        )
+
+
+def _identity(config: JobConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_FREE)  # type: ignore[arg-type]
+
+
+def _different(at: str, theirs: Any, ours: Any) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = list(dict.fromkeys([*theirs, *ours]))
+        return [line for key in keys for line in _different(f"{at}.{key}".strip("."), theirs.get(key), ours.get(key))]
+    return [] if theirs == ours else [f"{at} was {theirs!r}, now {ours!r}"]

@@ -1,0 +1,80 @@
+"""ViT labels: the most probable classes of an image classifier, and their probabilities."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from jobs import schema
+from jobs.canvas import Scale
+from jobs.config import VitConfig
+from jobs.errors import CheckpointError
+from jobs.models import Results, Spec, loading
+from jobs.models.weights import Weights
+
+
+def describe(config: VitConfig, weights: Weights, folder: str) -> Spec:
+    """Load once to prove that the checkpoint is whole. Raises CheckpointError."""
+    settings = loading.config(folder, weights.name)
+    if not any("ImageClassification" in name for name in settings.architectures or ["ImageClassification"]):
+        raise CheckpointError(
+            f"{weights.name}: models.vit wants an image classifier, this is a {', '.join(settings.architectures)}",
+            "name a checkpoint whose architecture ends in ForImageClassification",
+        )
+    canvas, scale = loading.pixels(folder, weights.name, settings)
+    loading.model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
+    labels = tuple(settings.id2label[i] for i in range(len(settings.id2label)))
+    about = {
+        "weights": weights.name,
+        "revision": weights.revision,
+        "architecture": settings.architectures[0] if settings.architectures else settings.model_type,
+        "classes": len(labels),
+        "activation": _activation(settings),
+    }
+    options = {"top_k": min(config.top_k, len(labels)), "min_prob": config.min_prob}
+    return Spec("vit", weights, canvas, scale, tuple(schema.labels()), labels, about, options)
+
+
+class Labeller:
+    """A loaded classifier."""
+
+    def __init__(self, spec: Spec, folder: str, device: torch.device, dtype: torch.dtype) -> None:
+        auto = loading.transformers().AutoModelForImageClassification
+        self._model = loading.model(auto, folder, spec.weights.name).to(device, dtype)
+        self._scale = Scaler(spec.scale, device, dtype)
+        self._sigmoid = _activation(self._model.config) == "sigmoid"
+        self._top_k, self._min_prob = spec.options["top_k"], spec.options["min_prob"]
+
+    @torch.inference_mode()
+    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
+        logits = self._model(pixel_values=self._scale(pixels)).logits.float()
+        broken = ~torch.isfinite(logits).all(1)
+        probs = logits.sigmoid() if self._sigmoid else logits.softmax(1)
+        top, ids = probs.nan_to_num().topk(self._top_k)
+        return Results(self._columns(ids.cpu().numpy(), top.cpu().numpy()), broken.cpu().numpy())
+
+    def _columns(self, ids: "np.ndarray[Any, Any]", top: "np.ndarray[Any, Any]") -> dict[str, pa.Array]:
+        kept = top >= self._min_prob
+        offsets = pa.array(np.concatenate(([0], kept.sum(1).cumsum())).astype(np.int32))
+        return {
+            schema.LABELS: pa.ListArray.from_arrays(offsets, pa.array(ids[kept].astype(np.int32))),
+            schema.LABEL_PROBS: pa.ListArray.from_arrays(offsets, pa.array(top[kept].astype(np.float32))),
+        }
+
+
+class Scaler:
+    """uint8 [n, height, width, 3] to what the model was trained on, [n, 3, height, width], in float32 and then rounded."""
+
+    def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
+        self._factor = torch.tensor(scale.factor, dtype=torch.float32, device=device)
+        self._offset = torch.tensor(scale.offset, dtype=torch.float32, device=device)
+        self._device, self._dtype = device, dtype
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        values = pixels.to(self._device, non_blocking=True).float().mul_(self._factor).add_(self._offset)
+        return values.permute(0, 3, 1, 2).to(self._dtype)
+
+
+def _activation(settings: Any) -> str:
+    return "sigmoid" if settings.problem_type == "multi_label_classification" else "softmax"

@@ -1,0 +1,115 @@
+"""Resolve a checkpoint's name to a folder on this machine, once per machine, and pin what it was.
+
+`demo` is embedded; a local folder is used as it is; s3:// is copied to the cache; anything else is a hub id.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.demo import WEIGHTS as DEMO
+from jobs.errors import CheckpointError
+from jobs.storage import Storage
+
+CACHE = Path("~/.cache/coyo-jobs/weights").expanduser()
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint as the recipe names it, and what that turned out to be: a hub commit, or a digest of the files."""
+
+    name: str
+    revision: str
+    storage: Storage
+
+
+def pin(kind: str, name: str, revision: str | None, storage: Storage) -> tuple[Weights, str]:
+    """The pinned weights and their folder here. Raises CheckpointError."""
+    if _is_hub(name):
+        folder, commit = _from_hub(name, revision)
+        return Weights(name, commit, storage), folder
+    folder = _fetch(kind, name, storage)
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        raise CheckpointError(
+            f"{name}: no config.json there, so it is no checkpoint", "name a hub id or a saved folder"
+        )
+    digest = _digest(folder)
+    if revision not in (None, digest):
+        raise CheckpointError(
+            f"{name}: its files are {digest}, but the recipe pins revision {revision}",
+            "a folder has no branches or tags; revision: null takes it as it is",
+        )
+    return Weights(name, digest, storage), folder
+
+
+def folder_of(kind: str, weights: Weights) -> str:
+    """Where pinned weights lie on this machine, fetched if they are not here yet."""
+    if _is_hub(weights.name):
+        return _from_hub(weights.name, weights.revision)[0]
+    return _fetch(kind, weights.name, weights.storage)
+
+
+def _is_hub(name: str) -> bool:
+    return name != "demo" and "://" not in name and not name.startswith(("/", ".", "~")) and not os.path.isdir(name)
+
+
+def _fetch(kind: str, name: str, storage: Storage) -> str:
+    if name == "demo":
+        return str(DEMO / kind)
+    if "://" not in name:
+        return os.path.expanduser(name)
+    listed = storage.find(name)
+    if not listed:
+        raise CheckpointError(f"{name}: nothing there", "check the bucket and the folder's name")
+    listing = hashlib.sha256(repr([(entry.path, entry.size) for entry in listed]).encode()).hexdigest()[:16]
+    target = CACHE / f"{kind}-{listing}"
+    if not target.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        partial = tempfile.mkdtemp(dir=CACHE)
+        try:
+            storage.fetch_folder(name, partial)
+            os.rename(partial, target)
+        except OSError:
+            if not target.is_dir():  # else another process on this machine was first
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return str(target)
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[str, str]:
+    """The snapshot's folder and its commit; a cached copy serves when the hub cannot be reached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*_SMALL, "model*.safetensors"])
+        if not list(Path(folder).glob("model*.safetensors")):  # the old layout, as align-base has it
+            folder = snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin*"])
+    except HFValidationError as exc:
+        raise CheckpointError(f"{name}: neither a folder that exists nor a hub id", str(exc)) from exc
+    except LocalEntryNotFoundError as exc:
+        hint = "name a local or s3:// folder with the checkpoint, or weights: demo to try without one"
+        raise CheckpointError(
+            f"{name}: the hub cannot be reached, and no copy is cached on this machine", hint
+        ) from exc
+    except HfHubHTTPError as exc:
+        what = f"{name} at {revision}" if revision else name
+        hint = "check the id and revision; for a private model log in with: hf auth login"
+        raise CheckpointError(f"{what}: the hub refuses it ({type(exc).__name__})", hint) from exc
+    return folder, os.path.basename(folder)
+
+
+def _digest(folder: str) -> str:
+    """sha256 over the names and contents of a checkpoint's files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:32]}"

@@ -1,0 +1,169 @@
+"""The order of the stages and what each one runs on. Nothing is materialised: blocks stream from stage to stage.
+
+source    read tasks, shards -> raw rows          any CPU
+decode    tasks, raw -> decoded rows, 1:1         any CPU
+annotate  a fixed pool of actors, decoded -> annotated rows, 1:1     one GPU each, or CPU cores
+sink      write tasks, annotated rows -> Parquet objects             a sliver of CPU
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from jobs import schema
+from jobs.config import ComputeConfig, JobConfig, OutputConfig
+from jobs.decode import paint_rows
+from jobs.errors import ClusterError, Stage
+from jobs.meter import Reporter
+from jobs.models import Spec
+from jobs.plan import Task
+from jobs.sources import Layout
+from jobs.sources.datasource import Reader, ShardDatasource
+from jobs.storage import Storage
+
+_WRITE_CPUS = 0.25  # a write waits for the network, not for a core
+_RESULT_BYTES = 8 << 10  # one annotated row, generously
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What runs on what, decided once."""
+
+    device: str
+    actors: int
+    actor_cpus: float
+    threads: int
+    decode_cpus: int
+    batch_size: int
+    rows_per_file: int
+
+    def __str__(self) -> str:
+        pool = (
+            f"{self.actors} GPU{'s' * (self.actors != 1)}" if self.device == "cuda" else f"{self.threads} CPU threads"
+        )
+        if self.device == "cpu" and self.actors > 1:
+            pool = f"{self.actors} actors of {pool}"
+        return f"annotate on {pool}, batches of {self.batch_size}; decode on {self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
+
+
+def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, float]) -> Resources:
+    """From the recipe and what Ray says the cluster has. Raises ClusterError when what was asked for is not there."""
+    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
+    wanted = gpus if compute.gpus == "auto" else compute.gpus
+    if compute.device == "cuda" and not gpus:
+        raise ClusterError(
+            "compute.device is cuda, but Ray sees no GPU", "compute.device: auto runs on CPU where there is none"
+        )
+    if compute.device != "cpu" and wanted > gpus:
+        raise ClusterError(f"compute.gpus is {wanted}, but Ray sees {gpus}", "compute.gpus: auto takes what is there")
+    if compute.device == "cpu" or not gpus:
+        device, actors = "cpu", max(1, cpus // 16)
+        share = max(1, cpus // (2 * actors))
+        actor_cpus, threads = (share, min(cpus, 2 * share)) if cpus > 2 else (0.5, max(1, cpus))
+    else:
+        device, actors, actor_cpus, threads = "cuda", wanted, 0.5, 2
+    free = max(1, int(cpus - actors * actor_cpus - _WRITE_CPUS))
+    return Resources(
+        device=device,
+        actors=actors,
+        actor_cpus=actor_cpus,
+        threads=threads,
+        decode_cpus=free if compute.decode_cpus == "auto" else min(compute.decode_cpus, free),
+        batch_size=_or(compute.batch_size, 128 if device == "cuda" else 32),
+        rows_per_file=_or(output.rows_per_file, 8192 if device == "cuda" else 1024),
+    )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything the stages need, ready to build."""
+
+    config: JobConfig
+    layout: Layout
+    specs: tuple[Spec, ...]
+    resources: Resources
+    report: Reporter
+
+    @property
+    def annotated(self) -> pa.Schema:
+        return schema.annotated(self.layout.schema, [field for spec in self.specs for field in spec.fields])
+
+    def build(self, tasks: tuple[Task, ...]) -> ray.data.Dataset:
+        r = self.resources
+        self._settle()
+        # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
+        read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
+        pool = {"num_gpus": 1} if r.device == "cuda" else {}
+        reader = Reader(Storage(self.config.storage), self.layout, self.report)
+        return (
+            ray.data.read_datasource(
+                ShardDatasource(tasks, reader), override_num_blocks=len(tasks), num_cpus=read_cpus,
+                compute=TaskPoolStrategy(r.decode_cpus),
+            )
+            .map_batches(
+                Decoder(self.config, self.specs, self.report).decode, batch_size=None, batch_format="pyarrow",
+                zero_copy_batch=True, num_cpus=1, compute=TaskPoolStrategy(r.decode_cpus),
+            )
+            .map_batches(
+                AnnotateActor, fn_constructor_args=(self.specs, self.config.compute.precision, r, self.report),
+                batch_size=r.batch_size, batch_format="pyarrow", zero_copy_batch=True,
+                num_cpus=r.actor_cpus, compute=ActorPoolStrategy(size=r.actors), **pool,
+            )
+        )  # fmt: skip
+
+    def write(self, dataset: ray.data.Dataset, sink: ray.data.Datasink[None]) -> None:
+        dataset.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
+
+    def _settle(self) -> None:
+        """Blocks about as big as a batch, so that the pool starts with the first one; and a quiet Ray Data."""
+        context = DataContext.get_current()
+        row = _RESULT_BYTES + sum(canvas.bytes for canvas in {spec.canvas for spec in self.specs})
+        context.target_max_block_size = max(1 << 20, self.resources.batch_size * row)
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.raise_original_map_exception = True
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decode stage: knows which canvases the job's models want."""
+
+    config: JobConfig
+    specs: tuple[Spec, ...]
+    report: Reporter
+
+    def decode(self, raw: pa.Table) -> pa.Table:
+        since = time.perf_counter()
+        canvases = list(dict.fromkeys(spec.canvas for spec in self.specs))
+        decoded = paint_rows(raw, self.config.decode, canvases)
+        self.report.timed(Stage.DECODE.value, since, raw.num_rows - (pc.sum(raw.column(schema.END)).as_py() or 0))
+        return decoded
+
+
+class AnnotateActor:
+    """The annotate stage; torch is imported here, on the machine that runs it, and not before."""
+
+    def __init__(self, specs: tuple[Spec, ...], precision: str, resources: Resources, report: Reporter) -> None:
+        from jobs.annotate import Annotator
+
+        self._annotator = Annotator(specs, resources.device, precision, resources.threads)
+        self._report = report
+        report.send("note", self._annotator.ran_on)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        since = time.perf_counter()
+        annotated = self._annotator(decoded)
+        self._report.timed(
+            Stage.ANNOTATE.value, since, annotated.num_rows - (pc.sum(decoded.column(schema.END)).as_py() or 0)
+        )
+        return annotated
+
+
+def _or(value: int | Any, otherwise: int) -> int:
+    return value if isinstance(value, int) else otherwise

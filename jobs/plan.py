@@ -1,0 +1,72 @@
+"""What is left to read: the shards of the source less what the ledger says is committed, cut into read tasks."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from jobs.provenance import Coverage
+from jobs.sources import Shard, Source, Unit, parquet
+from jobs.storage import Storage
+
+SPLIT_BYTES = 256 << 20  # a bigger Parquet file is read by several tasks, each some of its row groups
+GROUP_BYTES = 32 << 20  # smaller shards share a task: starting one costs about 20 ms of two cores
+_THREADS = 32
+
+Task = tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Read tasks, and how much of the source is already done."""
+
+    tasks: tuple[Task, ...]
+    shards: int
+    shards_done: int
+    rows_done: int
+    bytes_left: int
+
+
+def plan(storage: Storage, source: Source, coverage: Mapping[str, Coverage], cores: int) -> Work:
+    """Complete shards are neither opened nor listed again; of the others only the missing rows are computed."""
+    done = {shard.name for shard in source.shards if coverage.get(shard.name, Coverage()).complete}
+    left = [shard for shard in source.shards if shard.name not in done]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        cut = pool.map(lambda shard: _units(storage, source, shard, coverage.get(shard.name, Coverage())), left)
+        units = [unit for units in cut for unit in units]
+    size = sum(shard.entry.size for shard in left)
+    target = min(GROUP_BYTES, size // (4 * cores))  # enough tasks for every core, before they are big enough
+    return Work(
+        tasks=tuple(_grouped(units, target)),
+        shards=len(source.shards),
+        shards_done=len(done),
+        rows_done=sum(part.count for part in coverage.values()),
+        bytes_left=size,
+    )
+
+
+def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[Unit]:
+    if source.layout.format != "parquet" or shard.entry.size <= SPLIT_BYTES:
+        return [Unit(shard, None, have.ranges)]
+    parts: list[list[int]] = [[]]
+    size = 0
+    for index, (_, stored) in enumerate(parquet.row_groups(storage, shard)):
+        if parts[-1] and size + stored > SPLIT_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(index)
+        size += stored
+    if parts == [[]]:  # no readable footer: the reader says so
+        return [Unit(shard, None, have.ranges)]
+    return [Unit(shard, tuple(part), have.ranges) for part in parts]
+
+
+def _grouped(units: Sequence[Unit], target: int) -> list[Task]:
+    tasks: list[list[Unit]] = []
+    size = target
+    for unit in units:
+        if size >= target:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(unit)
+        size += unit.shard.entry.size if unit.row_groups is None else SPLIT_BYTES
+    return [tuple(task) for task in tasks]

@@ -1,0 +1,179 @@
+"""A contact sheet of a finished output: pictures with their top labels and the texts that match them best."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image, ImageDraw, ImageFont
+
+from jobs import identity, ledger, schema
+from jobs.config import JobConfig
+from jobs.decode import decode
+from jobs.errors import OutputError, Reject
+from jobs.sources import Source, Unit
+from jobs.sources.discover import discover, read
+from jobs.storage import Storage, join
+
+CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus
+_COLUMNS, _TILE, _PICTURE, _MARGIN = 4, 300, 200, 12
+_INK, _SOFT, _MARK, _PAPER = (28, 30, 34), (120, 124, 130), (24, 128, 70), (250, 250, 248)
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """One row of the sheet: what the job said about a picture."""
+
+    image: Image.Image
+    text: str | None
+    labels: list[tuple[str, float]]
+    matches: list[tuple[str, float]]
+
+
+def contact_sheet(output: str, to: str, count: int) -> str:
+    """Write the sheet as a PNG and return its path. Raises OutputError when there is nothing to show."""
+    pictured = sample(output, count)
+    if not pictured:
+        raise OutputError(f"{output}: no rows to draw", "run the job first")
+    _draw(pictured).save(to)
+    return to
+
+
+def sample(output: str, count: int) -> list[Pictured]:
+    """`count` rows spread over the first CANDIDATES rows of the output, with their pictures from the source."""
+    config = _job(output)
+    storage = Storage(config.storage)
+    results = _results(storage, output)
+    if results.num_rows == 0:
+        return []
+    given = _given(storage, discover(storage, config.source), results)
+    found = [row for row in results.to_pylist() if (row[schema.SHARD], row[schema.ROW]) in given]
+    texts = {id(row): given[row[schema.SHARD], row[schema.ROW]][0] for row in found}
+    matches = _Matches([(texts[id(row)], row.get(schema.TEXT_EMBEDDING)) for row in found])
+    names = _label_names(results)
+    pictured = []
+    for row in _spread(found, count):
+        text, data = given[row[schema.SHARD], row[schema.ROW]]
+        try:
+            image = decode(data, config.decode)
+        except Reject as exc:
+            raise OutputError(f"{row[schema.SHARD]} row {row[schema.ROW]} no longer decodes: {exc.message}") from exc
+        labels = [
+            (names[i], p) for i, p in zip(row.get(schema.LABELS) or [], row.get(schema.LABEL_PROBS) or [], strict=True)
+        ]
+        pictured.append(Pictured(image, text, labels[:3], matches.best(row.get(schema.IMAGE_EMBEDDING))))
+    return pictured
+
+
+class _Matches:
+    """The distinct texts of the candidates, nearest first."""
+
+    def __init__(self, embedded: Sequence[tuple[str | None, Any]]) -> None:
+        distinct = {text: vector for text, vector in embedded if text and vector is not None}
+        self._texts = list(distinct)
+        self._vectors = np.array(list(distinct.values()), np.float32)
+
+    def best(self, image: Any, count: int = 3) -> list[tuple[str, float]]:
+        if image is None or not self._texts:
+            return []
+        cosine = self._vectors @ np.asarray(image, np.float32)
+        return [(self._texts[i], float(cosine[i])) for i in np.argsort(-cosine)[:count]]
+
+
+def _job(output: str) -> JobConfig:
+    path = join(output, identity.JOB)
+    storage = Storage()
+    if not storage.exists(path):
+        raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
+    return JobConfig.of(yaml.safe_load(storage.read(path)))
+
+
+def _results(storage: Storage, output: str) -> pa.Table:
+    tables: list[pa.Table] = []
+    for obj in ledger.read(storage, output).objects:
+        if obj.folder == "rows" and sum(table.num_rows for table in tables) < CANDIDATES:
+            tables.append(pq.read_table(storage.open(obj.entry)))
+    return pa.concat_tables(tables).slice(0, CANDIDATES) if tables else pa.table({})
+
+
+def _given(storage: Storage, source: Source, results: pa.Table) -> dict[tuple[str, int], tuple[str | None, bytes]]:
+    """(text, image bytes) of the results' rows, read from their shards."""
+    wanted = set(zip(results.column(schema.SHARD).to_pylist(), results.column(schema.ROW).to_pylist(), strict=True))
+    given: dict[tuple[str, int], tuple[str | None, bytes]] = {}
+    for shard in source.shards:
+        missing = {row for name, row in wanted if name == shard.name}
+        tables = read(storage, source.layout, Unit(shard)) if missing else iter(())
+        for table in tables:
+            for row in table.select([schema.ROW, schema.TEXT, schema.IMAGE]).to_pylist():
+                if row[schema.ROW] in missing and row[schema.IMAGE] is not None:
+                    given[shard.name, row[schema.ROW]] = (row[schema.TEXT], row[schema.IMAGE])
+                    missing.discard(row[schema.ROW])
+            if not missing:
+                break
+    return given
+
+
+def _label_names(results: pa.Table) -> list[str]:
+    import json
+
+    metadata = results.schema.metadata or {}
+    names: list[str] = json.loads(metadata.get(schema.LABEL_NAMES.encode(), b"[]"))
+    return names
+
+
+def _spread(rows: list[Any], count: int) -> list[Any]:
+    return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)))]
+
+
+def _draw(pictured: Sequence[Pictured]) -> Image.Image:
+    lines = -(-len(pictured) // _COLUMNS)
+    height = _PICTURE + 190
+    sheet = Image.new("RGB", (_COLUMNS * _TILE + _MARGIN, lines * height + _MARGIN), _PAPER)
+    for index, row in enumerate(pictured):
+        _tile(sheet, (index % _COLUMNS * _TILE + _MARGIN, index // _COLUMNS * height + _MARGIN), row)
+    return sheet
+
+
+def _tile(sheet: Image.Image, at: tuple[int, int], row: Pictured) -> None:
+    x, y = at
+    width = _TILE - _MARGIN
+    picture = row.image.copy()
+    picture.thumbnail((width, _PICTURE))
+    sheet.paste(picture, (x + (width - picture.width) // 2, y + (_PICTURE - picture.height) // 2))
+    pen, y = ImageDraw.Draw(sheet), y + _PICTURE + 6
+    for name, prob in row.labels:
+        pen.rectangle((x, y + 2, x + round(prob * width), y + 17), fill=(226, 232, 240))
+        pen.text((x + 4, y + 2), _fit(pen, f"{prob:.2f}  {name}", width - 8, 13), _INK, _font(13))
+        y += 18
+    y += 4
+    for text, cosine in row.matches:
+        ink = _MARK if text == row.text else _SOFT
+        pen.text((x + 4, y), f"{cosine:+.2f}", ink, _font(11))
+        for part in _wrap(pen, text, width - 50, 11)[:2]:
+            pen.text((x + 44, y), part, ink, _font(11))
+            y += 14
+        y += 3
+
+
+def _wrap(pen: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, _font(size)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_fit(pen, word, width, size))
+    return lines
+
+
+def _fit(pen: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
+    while text and pen.textlength(text, _font(size)) > width:
+        text = text[:-1]
+    return text
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

@@ -1,0 +1,88 @@
+"""Every column name and every Arrow schema, in and out. No other file spells a column.
+
+raw        source -> decode     shard, row, key, <kept>, _end, _stage, _reason, _message, _text, _image
+decoded    decode -> annotate   the same without _image, plus one uint8 tensor column per canvas
+annotated  annotate -> sink     shard, row, key, <kept>, _end, _stage, _reason, _message, <results>
+rows       rows/*.parquet       shard, row, key, <kept>, <results>
+rejects    rejects/*.parquet    shard, row, key, stage, reason, message
+
+A row with a `_reason` is a reject from the stage that gave it one. A row with `_end` is not an input row: it
+closes its shard, its `row` is the number of rows in the shard, its `_message` says how the shard is damaged.
+Columns that start with an underscore travel between stages only, so no source column can collide with them.
+"""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+SHARD, ROW, KEY = "shard", "row", "key"
+END, STAGE, REASON, MESSAGE, TEXT, IMAGE = "_end", "_stage", "_reason", "_message", "_text", "_image"
+LABELS, LABEL_PROBS = "labels", "label_probs"
+IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY = "image_embedding", "text_embedding", "similarity"
+
+RESERVED = frozenset({SHARD, ROW, KEY, LABELS, LABEL_PROBS, IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY})
+
+# Names a source may use, best first.
+IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img")
+IMAGE_SUFFIXES = (*IMAGE_NAMES, "jp2", "heic", "heif", "jxl", "svg", "ico", "ppm", "jfif")
+JSON_SUFFIX = "json"
+TEXT_NAMES = ("text", "caption", "txt")
+KEY_NAMES = ("key", "__key__", "id")
+URL_NAMES = ("url", "URL", "image_url")
+
+PROVENANCE = "coyo_jobs.provenance"  # footer keys of every object
+MODELS = "coyo_jobs.models"
+LABEL_NAMES = "coyo_jobs.label_names"
+
+_ADDRESS = (pa.field(SHARD, pa.string(), nullable=False), pa.field(ROW, pa.int32(), nullable=False))
+_FATE = (
+    pa.field(END, pa.bool_(), nullable=False),
+    pa.field(STAGE, pa.string()),
+    pa.field(REASON, pa.string()),
+    pa.field(MESSAGE, pa.string()),
+)
+
+
+def raw(key: pa.DataType, kept: Iterable[pa.Field]) -> pa.Schema:
+    """What a source yields; `key` is the type of the source's own id."""
+    payload = [pa.field(TEXT, pa.string()), pa.field(IMAGE, pa.binary())]
+    return pa.schema([*_ADDRESS, pa.field(KEY, key), *kept, *_FATE, *payload])
+
+
+def canvas(name: str, height: int, width: int) -> pa.Field:
+    """uint8 [height, width, 3], RGB; zeros where the row is a reject."""
+    return pa.field(name, pa.fixed_shape_tensor(pa.uint8(), (height, width, 3)))
+
+
+def decoded(raw: pa.Schema, canvases: Iterable[pa.Field]) -> pa.Schema:
+    return pa.schema([field for field in raw if field.name != IMAGE] + list(canvases))
+
+
+def annotated(raw: pa.Schema, results: Iterable[pa.Field]) -> pa.Schema:
+    return pa.schema([field for field in raw if field.name not in (TEXT, IMAGE)] + list(results))
+
+
+def rows(annotated: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in annotated if not field.name.startswith("_")])
+
+
+def rejects(annotated: pa.Schema) -> pa.Schema:
+    why = [pa.field(name.removeprefix("_"), pa.string(), nullable=False) for name in (STAGE, REASON, MESSAGE)]
+    return pa.schema([*_ADDRESS, annotated.field(KEY), *why])
+
+
+def labels() -> list[pa.Field]:
+    """COYO-Labeled-300M's form: class ids and their probabilities, sorted descending."""
+    return [pa.field(LABELS, pa.list_(pa.int32())), pa.field(LABEL_PROBS, pa.list_(pa.float32()))]
+
+
+def embedding(name: str, dim: int, dtype: pa.DataType) -> pa.Field:
+    """An L2-normalised vector of `dim` numbers."""
+    return pa.field(name, pa.list_(dtype, dim))
+
+
+def similarity() -> pa.Field:
+    """Cosine of a row's image and text embeddings, -1 to 1."""
+    return pa.field(SIMILARITY, pa.float32())

@@ -1,0 +1,103 @@
+"""Annotated rows become whole Parquet objects: results in rows/, rejects in rejects/, provenance in each footer.
+
+The name follows from the run and the write task's number, so a task that Ray repeats replaces its own object.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import Datasink
+
+from jobs import provenance, schema
+from jobs.errors import Stage
+from jobs.meter import Reporter
+from jobs.models import Spec
+from jobs.provenance import Coverage, ranges_of
+from jobs.storage import Storage, join
+
+ROWS, REJECTS = "rows", "rejects"
+_ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes one batch of annotated rows. `annotated` is the batch's schema, `about` goes into every footer."""
+
+    storage: Storage
+    path: str
+    annotated: pa.Schema
+    specs: tuple[Spec, ...]
+    about: dict[str, str]
+
+    def write(self, table: pa.Table, name: str) -> None:
+        """At most two objects, `rows/<name>` and `rejects/<name>`; each proves only its own rows."""
+        ends, bad = table.column(schema.END), pc.is_valid(table.column(schema.REASON))
+        rows = table.filter(pc.and_not(pc.invert(ends), bad))
+        rejects = table.filter(pc.and_(pc.invert(ends), bad))
+        closing = table.filter(ends)
+        # A shard's end rides with either object; a batch of nothing but ends still needs one.
+        if rows.num_rows:
+            self._put(join(ROWS, name), rows.select(schema.rows(self.annotated).names), closing, {})
+        if rejects.num_rows or not rows.num_rows:
+            wanted = schema.rejects(self.annotated)
+            why = rejects.rename_columns([c.removeprefix("_") for c in rejects.column_names]).select(wanted.names)
+            self._put(join(REJECTS, name), why.cast(wanted), closing, _tally(why.column("reason")))
+
+    def _put(self, name: str, table: pa.Table, ends: pa.Table, reasons: dict[str, int]) -> None:
+        table = table.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+        about = provenance.encode(_coverage(table, ends), **self.about, reasons=json.dumps(reasons))
+        metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
+        names = next((spec.labels for spec in self.specs if spec.labels), None)
+        if names and schema.LABELS in table.column_names:
+            metadata[schema.LABEL_NAMES] = json.dumps(names)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", row_group_size=_ROW_GROUP)
+        self.storage.put(join(self.path, name), memoryview(buffer.getvalue()))
+
+
+class ParquetSink(Datasink[None]):
+    """The writer as Ray Data wants it."""
+
+    def __init__(self, writer: Writer, run: str, rows_per_file: int, report: Reporter) -> None:
+        self._writer, self._run, self._rows, self._report = writer, run, rows_per_file, report
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+        since = time.perf_counter()
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if table.num_rows]
+        if not tables:
+            return
+        table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
+        self._writer.write(table, f"part-{self._run}-{ctx.task_idx:06d}.parquet")
+        reasons = _tally(table.filter(pc.invert(table.column(schema.END))).column(schema.REASON))
+        self._report.timed(Stage.SINK.value, since, pc.sum(pc.invert(table.column(schema.END))).as_py() or 0, reasons)
+
+    def get_name(self) -> str:
+        return Stage.SINK.value
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._rows
+
+
+def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
+    shards = np.asarray(table.column(schema.SHARD).to_pylist(), dtype=object)
+    rows = table.column(schema.ROW).to_numpy()
+    covered = {name: Coverage(ranges_of(rows[shards == name])) for name in dict.fromkeys(shards.tolist())}
+    for end in ends.select([schema.SHARD, schema.ROW, schema.MESSAGE]).to_pylist():
+        closed = Coverage((), end[schema.ROW], end[schema.MESSAGE])
+        covered[end[schema.SHARD]] = covered.get(end[schema.SHARD], Coverage()) | closed
+    return covered
+
+
+def _tally(reasons: Sequence[Any]) -> dict[str, int]:
+    return dict(Counter(reason.as_py() for reason in reasons if reason.is_valid))

@@ -1,0 +1,115 @@
+"""Where rows come from: a listing becomes shards, and a shard becomes a stream of raw rows.
+
+Everything about a format that can be known from one shard is decided once, in a Layout, before anything runs.
+Readers are plain generators of small Arrow tables (schema.raw), so they need no Ray to be tested.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import schema
+from jobs.errors import Reason, Stage
+from jobs.provenance import Range, outside
+from jobs.storage import Entry
+
+BLOCK_BYTES = 8 << 20  # encoded bytes in one raw table
+BLOCK_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to read every shard of a source. `image` is a column, a struct's leaf, or tar suffixes."""
+
+    format: str
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    key: str | None
+    key_type: pa.DataType
+    kept: tuple[pa.Field, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return schema.raw(self.key_type, self.kept)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file. `name` is its stable address in the output."""
+
+    name: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done."""
+
+    shard: Shard
+    row_groups: tuple[int, ...] | None = None
+    done: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, listed and understood. `said` is what was decided about it, for the user."""
+
+    layout: Layout
+    shards: tuple[Shard, ...]
+    said: str
+
+
+@dataclass
+class Rows:
+    """Collects rows of one shard, given one by one, into tables of bounded size."""
+
+    layout: Layout
+    shard: str
+    done: tuple[Range, ...]
+    count: int = 0
+    _rows: list[dict[str, Any]] = field(default_factory=list)
+    _bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= BLOCK_BYTES or len(self._rows) >= BLOCK_ROWS
+
+    def add(self, row: dict[str, Any]) -> None:
+        """The next row of the shard; one that is already done only counts."""
+        if outside(np.array([self.count]), self.done)[0]:
+            self._rows.append({schema.SHARD: self.shard, schema.ROW: self.count, schema.END: False, **row})
+            self._bytes += len(row.get(schema.IMAGE) or b"")
+        self.count += 1
+
+    def take(self) -> pa.Table:
+        table = pa.Table.from_pylist(self._rows, schema=self.layout.schema)
+        self._rows, self._bytes = [], 0
+        return table
+
+
+def rejected(reason: Reason, message: str) -> dict[str, str]:
+    """The columns that make a raw row a reject."""
+    return {schema.STAGE: Stage.SOURCE.value, schema.REASON: reason.value, schema.MESSAGE: message}
+
+
+def end_of(layout: Layout, shard: str, total: int, damage: str | None = None) -> pa.Table:
+    """The row that closes a shard."""
+    row = {schema.SHARD: shard, schema.ROW: total, schema.END: True, schema.MESSAGE: damage}
+    return pa.Table.from_pylist([row], schema=layout.schema)
+
+
+def unreadable(layout: Layout, shard: str, rows: Iterable[int], message: str) -> pa.Table:
+    """Rows that are known to exist and cannot be read."""
+    why = rejected(Reason.SHARD_DAMAGED, message)
+    return pa.Table.from_pylist(
+        [{schema.SHARD: shard, schema.ROW: row, schema.END: False, **why} for row in rows], schema=layout.schema
+    )
+
+
+def first_of(wanted: str, automatic: Iterable[str], present: Iterable[str]) -> str | None:
+    """The configured name if it is there, or the first automatic one that is."""
+    names = list(present)
+    return next((name for name in ([wanted] if wanted != "auto" else automatic) if name in names), None)

@@ -1,0 +1,63 @@
+"""The sources as Ray Data wants them: one read task for each group of units."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from jobs import schema
+from jobs.errors import Stage
+from jobs.meter import Reporter
+from jobs.sources import Layout, Unit
+from jobs.sources.discover import read
+from jobs.storage import Storage
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads units one after the other, and reports what it did."""
+
+    storage: Storage
+    layout: Layout
+    report: Reporter
+
+    def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
+        for unit in units:
+            since = time.perf_counter()
+            for table in read(self.storage, self.layout, unit):
+                ends = table.filter(table.column(schema.END))
+                self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
+                if ends.num_rows:
+                    self.report.send("finish", 1, unit.shard.entry.size, pc.sum(ends.column(schema.ROW)).as_py())
+                if table.num_rows:
+                    yield table
+                since = time.perf_counter()
+
+
+class ShardDatasource(Datasource):
+    def __init__(self, tasks: Iterable[tuple[Unit, ...]], reader: Reader) -> None:
+        super().__init__()
+        self._tasks, self._reader = list(tasks), reader
+
+    def get_name(self) -> str:
+        return Stage.SOURCE.value
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(unit.shard.entry.size for units in self._tasks for unit in units)
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        return [ReadTask(_bind(self._reader, units), _size(units), self._reader.layout.schema) for units in self._tasks]
+
+
+def _bind(reader: Reader, units: tuple[Unit, ...]) -> Callable[[], Iterator[pa.Table]]:
+    return lambda: reader(units)
+
+
+def _size(units: tuple[Unit, ...]) -> BlockMetadata:
+    size = sum(unit.shard.entry.size for unit in units)
+    return BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)

@@ -1,0 +1,108 @@
+"""One listing of the input decides its format, its shards and its layout, before any model loads."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from jobs.config import SourceConfig
+from jobs.errors import SourceError, StorageError
+from jobs.sources import Layout, Shard, Source, Unit, parquet, webdataset
+from jobs.storage import Entry, Storage, absolute, fixed_folder
+
+_SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+
+
+def discover(storage: Storage, config: SourceConfig) -> Source:
+    """List, decide, describe. Raises SourceError when there is nothing to read or a column is not there."""
+    listed = _listed(storage, config)
+    tars = _ending(listed, "webdataset")
+    stems = {_stem(shard.name): shard.name for shard in tars}
+    tables = _ending(listed, "parquet")
+    sidecars = {stems[_stem(table.name)]: table.entry for table in tables if _stem(table.name) in stems}
+    tables = [table for table in tables if _stem(table.name) not in stems]
+    form = _format(config, tars, tables, listed)
+    shards = tables if form == "parquet" else tars
+    if form == "parquet":
+        layout = parquet.describe(storage, shards, config)
+    else:
+        layout = webdataset.describe(storage, shards, sidecars, config)
+    return Source(layout, tuple(shards), _say(config, layout, shards, len(sidecars)))
+
+
+def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
+    """Raw rows of one unit, in the schema of the layout."""
+    reader = {"parquet": parquet.read, "webdataset": webdataset.read}[layout.format]
+    return reader(storage, layout, unit)
+
+
+def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
+    """Every object below the paths that could be a shard, by name; two with one name are an error."""
+    several = not isinstance(config.path, str)
+    found: dict[str, Shard] = {}
+    for path in [config.path] if isinstance(config.path, str) else config.path:
+        try:
+            entries = storage.find(path)
+        except StorageError as exc:
+            raise SourceError(f"source.path: {exc.message}", exc.hint) from exc
+        if not entries:
+            raise SourceError(f"source.path: nothing at {path}", "check the bucket and the folder's name")
+        base = fixed_folder(path)
+        for entry in entries:
+            name = entry.path if several else _name(entry, base)
+            if not _hidden(_name(entry, base)):
+                found[name] = Shard(name, entry)
+    return sorted(found.values(), key=lambda shard: shard.name)
+
+
+def _name(entry: Entry, base: str) -> str:
+    inside = entry.path.startswith(base.rstrip("/") + "/")
+    return entry.path[len(base.rstrip("/")) + 1 :] if inside else os.path.basename(entry.path)
+
+
+def _hidden(name: str) -> bool:
+    """Markers, temporary folders and statistics: `_SUCCESS`, `_tmp/...`, `.part`, `00000_stats.json`."""
+    return any(part.startswith(("_", ".")) for part in name.split("/")) or name.endswith("_stats.json")
+
+
+def _ending(listed: Sequence[Shard], form: str) -> list[Shard]:
+    return [shard for shard in listed if shard.name.lower().endswith(_SUFFIXES[form])]
+
+
+def _stem(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _format(config: SourceConfig, tars: list[Shard], tables: list[Shard], listed: list[Shard]) -> str:
+    wanted = {"parquet": tables, "webdataset": tars}
+    if config.format != "auto":
+        if not wanted[config.format]:
+            endings = " or ".join(_SUFFIXES[config.format])
+            raise SourceError(f"source.path: no {endings} files at {config.path}", _seen(listed))
+        return config.format
+    if tars and tables:
+        raise SourceError(
+            f"source.path: {config.path} holds {len(tars)} tars and {len(tables)} Parquet files",
+            "set source.format to parquet or webdataset, or name one kind: *.tar",
+        )
+    if not tars and not tables:
+        raise SourceError(f"source.path: no .parquet or .tar files at {config.path}", _seen(listed))
+    return "webdataset" if tars else "parquet"
+
+
+def _seen(listed: list[Shard]) -> str:
+    kinds = Counter(os.path.splitext(shard.name)[1] or "(no ending)" for shard in listed)
+    return "found " + (", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "only markers") + " there"
+
+
+def _say(config: SourceConfig, layout: Layout, shards: Sequence[Shard], sidecars: int) -> str:
+    size = sum(shard.entry.size for shard in shards) / 1e9
+    image = layout.images[0] if layout.format == "parquet" else "the image members"
+    parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
+    parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
+    parts.append(f"ids from {layout.key}" if layout.key else "no ids")
+    if sidecars:
+        parts.append(f"{sidecars} sidecars skipped")
+    return ", ".join(parts)

@@ -1,0 +1,235 @@
+"""WebDataset tars as img2dataset writes them: KEY.jpg, KEY.json, KEY.txt, adjacent, in completion order.
+
+A sample is a run of consecutive members with one key: the member's path up to the first dot after its last
+slash. A tar is streamed; its row numbers count samples in stored order.
+"""
+
+import itertools
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import schema
+from jobs.config import SourceConfig
+from jobs.errors import Reason, Reject, SourceError
+from jobs.sources import Layout, Rows, Shard, Unit, end_of, first_of, rejected
+from jobs.storage import Entry, Storage
+
+PEEK = 64  # samples read to learn the json's fields and their types
+_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+class Damaged(Exception):
+    """The tar cannot be read further."""
+
+
+@dataclass
+class Sample:
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    damage: str | None = None
+
+
+def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, Entry], config: SourceConfig) -> Layout:
+    """The layout, from the first samples of the first readable tar and the Parquet sidecar beside it."""
+    for shard in shards:
+        samples = _peek(storage, shard)
+        if samples:
+            break
+    else:
+        raise SourceError(f"{config.path}: none of the {len(shards)} tars holds a readable sample")
+    suffixes = sorted({suffix for sample in samples for suffix in sample.members})
+    images = schema.IMAGE_SUFFIXES if config.image_column == "auto" else (config.image_column,)
+    if not set(images) & set(suffixes):
+        raise SourceError(
+            f"{shard.entry.path}: no member with image bytes among the first {len(samples)} samples",
+            f"their suffixes: {', '.join(suffixes)}; source.image_column names another",
+        )
+    fields = _json_fields(samples) | _sidecar_fields(storage, sidecars.get(shard.name))
+    text = first_of(config.text_column, reversed(schema.TEXT_NAMES), [*suffixes, *fields])
+    if text is None and config.text_column != "auto":
+        raise SourceError(f"{shard.entry.path}: no member or json field {config.text_column!r} (source.text_column)")
+    for name in config.keep:
+        if name not in fields:
+            known = f"the json's fields: {', '.join(fields)}" if fields else "the tar has no json"
+            raise SourceError(f"{shard.entry.path}: no json field {name!r} to keep (source.keep)", known)
+    kept = tuple(pa.field(name, fields[name]) for name in config.keep)
+    return Layout("webdataset", images, (text,) if text else (), "__key__", pa.string(), kept)
+
+
+def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
+    """The shard's samples, then its end; damage cuts a shard short, and the end says so."""
+    rows = Rows(layout, unit.shard.name, unit.done)
+    damage = None
+    try:
+        for sample in samples(storage, unit.shard.entry):
+            rows.add(_row(sample, layout))
+            if rows.full:
+                yield rows.take()
+    except Damaged as exc:
+        damage = str(exc)
+    yield rows.take()
+    yield end_of(layout, unit.shard.name, rows.count, damage)
+
+
+def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
+    """Every sample of a tar. Raises Damaged after the last one that could be found."""
+    sample: Sample | None = None
+    try:
+        for name, data in _members(storage, entry):
+            key, suffix = _split(name)
+            if not key:
+                continue
+            if sample is None or sample.key != key or suffix in sample.members:
+                if sample is not None:
+                    yield sample
+                sample = Sample(key)
+            if data is None:
+                sample.damage = f"the tar is cut inside {name}"
+                break
+            sample.members[suffix] = data
+    except Damaged:
+        if sample is not None:
+            yield sample
+        raise
+    if sample is not None:
+        yield sample
+        if sample.damage:
+            raise Damaged(sample.damage)
+
+
+class _Header(tarfile.TarInfo):
+    """Remembers why the last header could not be read: tarfile itself ends quietly at a damaged one."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
+        try:
+            return cast("_Header", super().fromtarfile(tar))
+        except tarfile.HeaderError as exc:
+            setattr(tar, "stopped_by", exc)
+            raise
+
+
+def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
+    """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
+    try:
+        with tarfile.open(fileobj=storage.stream(entry), mode="r|*", tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # tarfile keeps every header it has seen
+                if not member.isfile():
+                    continue
+                try:
+                    file = tar.extractfile(member)
+                    data = file.read() if file else b""
+                except (tarfile.ReadError, EOFError, zlib.error):
+                    yield member.name, None
+                    return
+                yield member.name, data if len(data) == member.size else None
+            stopped = getattr(tar, "stopped_by", None)
+            if not isinstance(stopped, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise Damaged(f"the tar has no end mark ({stopped})")
+    except (tarfile.TarError, EOFError, zlib.error) as exc:
+        raise Damaged(f"not a readable tar ({exc})") from exc
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, slash, file = name.rpartition("/")
+    stem, dot, suffix = file.partition(".")
+    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
+
+
+def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
+    row: dict[str, Any] = {schema.KEY: sample.key}
+    if sample.damage:
+        return row | rejected(Reason.SHARD_DAMAGED, sample.damage)
+    try:
+        about = _json(sample) if layout.kept or layout.texts else {}
+        row |= {column.name: _kept(about, column) for column in layout.kept}
+        row[schema.TEXT] = _text(sample, about, layout)
+    except Reject as exc:
+        return row | rejected(exc.reason, exc.message)
+    image = next((sample.members[suffix] for suffix in layout.images if suffix in sample.members), None)
+    if image is None:
+        return row | rejected(Reason.NO_IMAGE, f"no image member, only {', '.join(sample.members) or 'nothing'}")
+    return row | {schema.IMAGE: image}
+
+
+def _json(sample: Sample) -> dict[str, Any]:
+    data = sample.members.get(schema.JSON_SUFFIX)
+    if data is None:
+        return {}
+    try:
+        about = json.loads(data)
+    except ValueError as exc:
+        raise Reject(Reason.BAD_METADATA, f"{sample.key}.{schema.JSON_SUFFIX} is not json: {exc}") from exc
+    if not isinstance(about, dict):
+        raise Reject(
+            Reason.BAD_METADATA, f"{sample.key}.{schema.JSON_SUFFIX} holds a {type(about).__name__}, no object"
+        )
+    return about
+
+
+def _text(sample: Sample, about: dict[str, Any], layout: Layout) -> str | None:
+    for name in layout.texts:
+        if name in sample.members:
+            try:
+                return sample.members[name].decode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise Reject(Reason.BAD_METADATA, f"{sample.key}.{name} is not UTF-8: {exc}") from exc
+        if isinstance(about.get(name), str):
+            return cast(str, about[name])
+    return None
+
+
+def _kept(about: dict[str, Any], column: pa.Field) -> Any:
+    value = about.get(column.name)
+    if pa.types.is_string(column.type) and isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False)
+    try:
+        return pa.scalar(value, column.type).as_py()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as exc:
+        raise Reject(Reason.BAD_METADATA, f"{column.name} is {value!r}, not {column.type}: {exc}") from exc
+
+
+def _peek(storage: Storage, shard: Shard) -> list[Sample]:
+    found: list[Sample] = []
+    try:
+        found.extend(itertools.islice(samples(storage, shard.entry), PEEK))
+    except Damaged:
+        pass  # reported when the shard is read
+    return [sample for sample in found if sample.damage is None]
+
+
+def _json_fields(samples: Sequence[Sample]) -> dict[str, pa.DataType]:
+    """Field types from values: int64, float64, bool, string; objects and lists become json text."""
+    fields: dict[str, pa.DataType] = {}
+    for sample in samples:
+        try:
+            about = _json(sample)
+        except Reject:
+            continue  # the row is rejected when it is read
+        for name, value in about.items():
+            seen = pa.null() if value is None else _TYPES.get(type(value), pa.string())
+            known = fields.get(name, pa.null())
+            if {known, seen} == {pa.int64(), pa.float64()}:
+                fields[name] = pa.float64()
+            elif pa.types.is_null(known):
+                fields[name] = seen
+    return {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in fields.items()}
+
+
+def _sidecar_fields(storage: Storage, sidecar: Entry | None) -> dict[str, pa.DataType]:
+    """The types img2dataset itself gave the fields: sharper than what json can say."""
+    if sidecar is None:
+        return {}
+    try:
+        columns = pq.read_schema(storage.open(sidecar))
+    except (OSError, pa.ArrowException):
+        return {}
+    return {column.name: column.type for column in columns}

@@ -1,0 +1,105 @@
+"""What a finished output holds and what it took: `_summary.json`, and the table at the end of a run."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from jobs import __version__, schema
+from jobs.ledger import Ledger
+from jobs.meter import Snapshot
+from jobs.models import Spec
+from jobs.pipeline import Resources
+
+_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts come from the footers of all committed objects; `run` is about the last execution only."""
+
+    output: str
+    shards: int
+    rows: int
+    rejects: int
+    reasons: dict[str, int]
+    damaged_shards: dict[str, str]
+    models: dict[str, Any]
+    fingerprint: str
+    run: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = schema.SCHEMA_VERSION
+    coyo_jobs_version: str = __version__
+
+    @property
+    def resumed_nothing(self) -> bool:
+        """The output was complete before this run."""
+        return not self.run
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def __str__(self) -> str:
+        lines = [f"{self.rows:,} rows and {self.rejects:,} rejects from {self.shards:,} shards in {self.output}"]
+        lines += [f"  rejected {count:>9,}  {reason}" for reason, count in self.reasons.items()]
+        lines += [f"  damaged shard {name}: {why}" for name, why in self.damaged_shards.items()]
+        if self.run:
+            lines.append(
+                f"  {self.run['rows']:,} input rows in {self.run['seconds']:.1f} s, {self.run['rows_per_second']:,.1f} rows/s"
+            )
+        return "\n".join(lines)
+
+
+def summarise(
+    *, output: str, ledger: Ledger, specs: tuple[Spec, ...], fingerprint: str, run: dict[str, Any]
+) -> Summary:
+    coverage = ledger.coverage
+    return Summary(
+        output=output,
+        shards=len(coverage),
+        rows=ledger.count("rows"),
+        rejects=ledger.count("rejects"),
+        reasons=ledger.reasons,
+        damaged_shards={name: part.damage for name, part in sorted(coverage.items()) if part.damage},
+        models={spec.kind: spec.about | {"canvas": f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"} for spec in specs},
+        fingerprint=fingerprint,
+        run=run,
+    )
+
+
+def describe_run(
+    *, run: str, rows: int, seconds: float, seen: Snapshot, resources: Resources, cluster: Mapping[str, float]
+) -> dict[str, Any]:
+    """Rates per stage: while it was at work, and per busy second of one process."""
+    stages = {
+        name: {
+            "rows": tally.rows,
+            "rows_per_second": round(tally.rows / max(tally.last - tally.first, 1e-3), 1),
+            "busy_seconds": round(tally.busy, 2),
+            "rows_per_busy_second": round(tally.rows / max(tally.busy, 1e-3), 1),
+        }
+        for name, tally in seen.stages.items()
+    }
+    return {
+        "id": run,
+        "rows": rows,
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(rows / max(seconds, 1e-3), 2),
+        "stages": stages,
+        "resources": asdict(resources),
+        "ran_on": dict(seen.ran_on),
+        "cluster": {name: amount for name, amount in cluster.items() if not name.startswith("node:")},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
