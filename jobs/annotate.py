@@ -1,6 +1,6 @@
 """The actor that holds all of a job's models: decoded rows in, annotated rows out, one to one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from jobs.models.align import Embedder
 from jobs.models.vit import Labeller
 from jobs.models.weights import folder_of
 
-_KINDS = {"vit": Labeller, "align": Embedder}
+_KINDS: dict[str, Callable[..., Model]] = {"vit": Labeller, "align": Embedder}
 
 
 class Annotator:

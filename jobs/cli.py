@@ -33,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coyo-jobs",
         description="Give every image of a corpus its labels and embeddings, once.",
-        epilog="exit codes: 0 done, 1 stopped by an error, 2 wrong command or recipe, 3 done with damaged shards, 130 interrupted",
+        epilog="exit codes: 0 done, 1 stopped by an error, 2 wrong command or recipe, 3 done with damaged shards, "
+        "130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"coyo-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key: models.vit.top_k=3 (repeatable)",
+        help="such as models.vit.top_k=3; repeatable",
     )
     run.set_defaults(command=_run)
 
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo", help="draw a small corpus, run the main job on it, show the result",
-        description="Draw a small corpus, run the main job on it with the embedded checkpoints, show the result. No network.",
+        description="Draw a small corpus, run the main job on it with the embedded checkpoints, show the result.",
     )  # fmt: skip
     demo.add_argument("folder", nargs="?", default="demo", metavar="FOLDER", help="where to put it all (demo)")
     demo.add_argument("--shards", type=int, default=8, help="shards to draw (8)")

@@ -53,7 +53,7 @@ def decode(data: bytes, config: DecodeConfig) -> Image.Image:
             raise Reject(Reason.TOO_LARGE, str(exc)) from exc
         except UnidentifiedImageError as exc:
             raise _unidentified(data) from exc
-        except Exception as exc:  # noqa: BLE001 - Pillow's plugins raise anything; here a row becomes a reject
+        except Exception as exc:  # Pillow's plugins raise anything; here a row becomes a reject
             raise _broken(data, exc) from exc
 
 

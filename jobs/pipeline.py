@@ -49,7 +49,8 @@ class Resources:
         )
         if self.device == "cpu" and self.actors > 1:
             pool = f"{self.actors} actors of {pool}"
-        return f"annotate on {pool}, batches of {self.batch_size}; decode on {self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
+        cpus = f"{self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
+        return f"annotate on {pool}, batches of {self.batch_size}; decode on {cpus}"
 
 
 def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, float]) -> Resources:

@@ -19,7 +19,7 @@ def recipe(source: str, output: str) -> str:
         "# Only the two paths have no default; any other line can go.",
         "",
     ]
-    for name, field in JobConfig.model_fields.items():
+    for name in JobConfig.model_fields:
         section = getattr(config, name)
         lines += [f"{name}:{_comment(f'{name}:', section.__doc__ or '')}", *_section(section, "  "), ""]
     return "\n".join(lines[:-1]) + "\n"

@@ -68,7 +68,8 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
         specs.append(align.describe(config.models.align, pinned, folder, config.output.embedding_dtype))
     for spec in specs:
         _say(
-            f"model     {spec.kind}: {spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
+            f"model     {spec.kind}: {spec.weights.name}, {spec.about['architecture']}, "
+            f"{spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
         )
     return tuple(specs)
 
@@ -107,7 +108,7 @@ class _Job:
 
     def _stream(self, work: Work, resources: Resources, run: str) -> Snapshot:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
         report = Reporter(_Send(meter))
         pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
         about = {"run": run, "job": self.fingerprint, "version": __version__}
@@ -118,6 +119,9 @@ class _Job:
                 pipeline.write(pipeline.build(work.tasks), sink)
             except RayError as exc:
                 raise _cause(exc) from exc
+        written = {obj.folder for obj in ledger.read(self.storage, self.path).objects}
+        for folder in set(ledger.FOLDERS) - written:
+            writer.write_empty(folder, f"part-{run}-empty.parquet")
         return progress.seen
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:

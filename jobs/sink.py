@@ -52,6 +52,11 @@ class Writer:
             why = rejects.rename_columns([c.removeprefix("_") for c in rejects.column_names]).select(wanted.names)
             self._put(join(REJECTS, name), why.cast(wanted), closing, _tally(why.column("reason")))
 
+    def write_empty(self, folder: str, name: str) -> None:
+        """An object without rows, so that both folders can always be opened and have a schema."""
+        wanted = schema.rows(self.annotated) if folder == ROWS else schema.rejects(self.annotated)
+        self._put(join(folder, name), wanted.empty_table(), self.annotated.empty_table(), {})
+
     def _put(self, name: str, table: pa.Table, ends: pa.Table, reasons: dict[str, int]) -> None:
         table = table.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
         about = provenance.encode(_coverage(table, ends), **self.about, reasons=json.dumps(reasons))
@@ -64,7 +69,7 @@ class Writer:
         self.storage.put(join(self.path, name), memoryview(buffer.getvalue()))
 
 
-class ParquetSink(Datasink[None]):
+class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
     """The writer as Ray Data wants it."""
 
     def __init__(self, writer: Writer, run: str, rows_per_file: int, report: Reporter) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import fsspec
@@ -37,7 +37,7 @@ class Entry:
 class Storage:
     """Reads and writes local and s3:// paths. Picklable: each process makes its own connections."""
 
-    config: StorageConfig = StorageConfig()
+    config: StorageConfig = field(default_factory=StorageConfig)
 
     def find(self, path: str) -> list[Entry]:
         """Every object of a folder (recursively), a file, a glob or a brace pattern, sorted; one listing each.

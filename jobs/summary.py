@@ -45,9 +45,8 @@ class Summary:
         lines += [f"  rejected {count:>9,}  {reason}" for reason, count in self.reasons.items()]
         lines += [f"  damaged shard {name}: {why}" for name, why in self.damaged_shards.items()]
         if self.run:
-            lines.append(
-                f"  {self.run['rows']:,} input rows in {self.run['seconds']:.1f} s, {self.run['rows_per_second']:,.1f} rows/s"
-            )
+            rows, seconds, rate = (self.run[name] for name in ("rows", "seconds", "rows_per_second"))
+            lines.append(f"  {rows:,} input rows in {seconds:.1f} s, {rate:,.1f} rows/s")
         return "\n".join(lines)
 
 

@@ -41,12 +41,15 @@ def rows(shard: int, count: int, first_seed: int = scenes.HELD_OUT) -> Iterator[
         seed = first_seed + shard * count + index
         scene = scenes.scene(seed)
         r = random.Random(f"row {seed}")
-        extension, image = _encode(scene, r)
+        extension, encoded = _encode(scene, r)
+        image: bytes | None = encoded
         if r.random() < BROKEN_FRACTION:
-            image = r.choice([_HTML, image[: len(image) // 3], None])
+            image = r.choice([_HTML, encoded[: len(encoded) // 3], None])
         key = f"{shard:05d}{index:04d}"
         yield Row(
-            id=(r.randrange(1024) << 33) + shard * count + index,  # COYO's form: partition and row of an earlier Spark job
+            id=(r.randrange(1024) << 33)
+            + shard * count
+            + index,  # COYO's form: partition and row of an earlier Spark job
             key=key,
             url=f"https://example.org/scenes/{key}.{extension}",
             text=scene.caption,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,7 @@ def score(output: str, truth: dict[int, Row]) -> Score:
     )
 
 
-def _matrix(column: pa.ChunkedArray) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def _matrix(column: pa.ChunkedArray) -> "np.ndarray[Any, np.dtype[np.float32]]":
     array = column.combine_chunks()
-    flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    flat: np.ndarray[Any, np.dtype[np.float32]] = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return flat.reshape(len(array), -1)

@@ -42,5 +42,7 @@ def show(folder: str, shards: int, count: int) -> None:
     )
     sheet = contact_sheet(out, str(home / "contact_sheet.png"), 24)
     console.print(
-        f"look at   {sheet}\ntry next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar"
+        f"look at   {sheet}\n"
+        f"try next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar",
+        soft_wrap=True,
     )

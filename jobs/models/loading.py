@@ -110,7 +110,8 @@ def _compare(processor: Any, canvas: Canvas, scale: Scale, name: str) -> None:
     for height, width in ((61, 97), (530, 410)):
         image = Image.fromarray(noise.integers(0, 256, (height, width, 3), np.uint8), "RGB")
         theirs = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0])
-        ours = (paint(image, canvas) * np.float32(scale.factor) + np.float32(scale.offset)).transpose(2, 0, 1)
+        factor, offset = np.array(scale.factor, np.float32), np.array(scale.offset, np.float32)
+        ours = (paint(image, canvas).astype(np.float32) * factor + offset).transpose(2, 0, 1)
         if theirs.shape != ours.shape or np.abs(theirs - ours).max() > _TOLERANCE * max(1.0, np.abs(theirs).max()):
             raise CheckpointError(
                 f"{name}: {type(processor).__name__} prepares pixels in a way this job cannot reproduce",

@@ -47,7 +47,7 @@ class Labeller:
         self._top_k, self._min_prob = spec.options["top_k"], spec.options["min_prob"]
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
+    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:  # noqa: ARG002
         logits = self._model(pixel_values=self._scale(pixels)).logits.float()
         broken = ~torch.isfinite(logits).all(1)
         probs = logits.sigmoid() if self._sigmoid else logits.softmax(1)
@@ -64,7 +64,7 @@ class Labeller:
 
 
 class Scaler:
-    """uint8 [n, height, width, 3] to what the model was trained on, [n, 3, height, width], in float32 and then rounded."""
+    """uint8 [n, height, width, 3] to [n, 3, height, width] as the model was trained on; float32, then rounded."""
 
     def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
         self._factor = torch.tensor(scale.factor, dtype=torch.float32, device=device)

@@ -39,7 +39,7 @@ class Reader:
                 since = time.perf_counter()
 
 
-class ShardDatasource(Datasource):
+class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray is not typed
     def __init__(self, tasks: Iterable[tuple[Unit, ...]], reader: Reader) -> None:
         super().__init__()
         self._tasks, self._reader = list(tasks), reader

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jobs.config import SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.sources import Layout, Shard, Source, Unit, parquet, webdataset
-from jobs.storage import Entry, Storage, absolute, fixed_folder
+from jobs.storage import Entry, Storage, fixed_folder
 
 _SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 
@@ -28,7 +28,7 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
         layout = parquet.describe(storage, shards, config)
     else:
         layout = webdataset.describe(storage, shards, sidecars, config)
-    return Source(layout, tuple(shards), _say(config, layout, shards, len(sidecars)))
+    return Source(layout, tuple(shards), _say(layout, shards, len(sidecars)))
 
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
@@ -97,7 +97,7 @@ def _seen(listed: list[Shard]) -> str:
     return "found " + (", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "only markers") + " there"
 
 
-def _say(config: SourceConfig, layout: Layout, shards: Sequence[Shard], sidecars: int) -> str:
+def _say(layout: Layout, shards: Sequence[Shard], sidecars: int) -> str:
     size = sum(shard.entry.size for shard in shards) / 1e9
     image = layout.images[0] if layout.format == "parquet" else "the image members"
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]

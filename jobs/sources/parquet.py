@@ -50,7 +50,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     damage = None
     for index in range(len(groups)) if unit.row_groups is None else unit.row_groups:
         first = sum(rows for rows, _ in groups[:index])
-        rows, size = groups[index]
+        rows, _ = groups[index]
         if not outside(np.arange(first, first + rows), unit.done).any():
             continue
         at = first

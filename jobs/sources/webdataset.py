@@ -9,6 +9,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -110,9 +111,9 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
         try:
-            return cast("_Header", super().fromtarfile(tar))
+            return super().fromtarfile(tar)
         except tarfile.HeaderError as exc:
-            setattr(tar, "stopped_by", exc)
+            tar.stopped_by = exc  # type: ignore[attr-defined]
             raise
 
 
@@ -121,7 +122,7 @@ def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None
     try:
         with tarfile.open(fileobj=storage.stream(entry), mode="r|*", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile keeps every header it has seen
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                 if not member.isfile():
                     continue
                 try:
@@ -199,10 +200,9 @@ def _kept(about: dict[str, Any], column: pa.Field) -> Any:
 
 def _peek(storage: Storage, shard: Shard) -> list[Sample]:
     found: list[Sample] = []
-    try:
-        found.extend(itertools.islice(samples(storage, shard.entry), PEEK))
-    except Damaged:
-        pass  # reported when the shard is read
+    with suppress(Damaged):  # reported when the shard is read
+        for sample in itertools.islice(samples(storage, shard.entry), PEEK):
+            found.append(sample)
     return [sample for sample in found if sample.damage is None]
 
 

@@ -1,0 +1,127 @@
+"""What the tests share: one small Ray, one real S3 endpoint over HTTP, the demo's shards, real photos if they are there."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.config import JobConfig
+from jobs.demo import corpus
+from jobs.storage import Storage
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "corpus"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for the whole session; `run` uses the Ray it finds."""
+    import ray
+
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        "local", num_cpus=2, object_store_memory=512 << 20, include_dashboard=False,
+        logging_level=logging.ERROR, log_to_driver=False,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of a real S3 server over HTTP, in a process of its own; its credentials are in the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    names = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        _wait_for(endpoint)
+        yield endpoint
+    finally:
+        server.kill()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def bucket(s3: str, request: pytest.FixtureRequest) -> str:
+    """A bucket of this test's own, as s3://name."""
+    import s3fs
+
+    name = f"t{abs(hash(request.node.nodeid)) % 10**12}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def scenes_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three Parquet shards of 40 demo scenes each, some rows broken."""
+    folder = tmp_path_factory.mktemp("scenes") / "parquet"
+    corpus.write_parquet(folder, 3, 40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes_tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same scenes as three WebDataset tars."""
+    folder = tmp_path_factory.mktemp("scenes") / "tars"
+    corpus.write_tars(folder, 3, 40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """A folder with photos/, odd/, captions.jsonl and odd.jsonl of real images."""
+    if not (PHOTOS / "captions.jsonl").is_file():
+        pytest.skip(f"no real photos at {PHOTOS}")
+    return PHOTOS
+
+
+def demo_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
+    """A job with the embedded checkpoints."""
+    tree: dict[str, Any] = {
+        "source": {"path": str(source)},
+        "models": {"vit": {"weights": "demo"}, "align": {"weights": "demo"}},
+        "output": {"path": str(output)},
+    }
+    for name, keys in sections.items():
+        tree[name] = {**tree.get(name, {}), **keys}
+    return JobConfig.of(tree)
+
+
+def put_folder(folder: Path, to: str) -> None:
+    """Copy local files below a folder to s3://."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            Storage().put(f"{to}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def _wait_for(endpoint: str) -> None:
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(endpoint, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"the S3 server at {endpoint} did not come up")
