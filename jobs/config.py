@@ -174,9 +174,9 @@ class JobConfig(_Section):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
-        """From a YAML or JSON file, with `section.key=value` overrides; the value is YAML."""
+        """From a YAML or JSON file, local or s3://, with `section.key=value` overrides; the value is YAML."""
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            tree = yaml.safe_load(_text(path))
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such recipe", "coyo-jobs init INPUT OUTPUT > job.yaml writes one") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
@@ -192,6 +192,14 @@ class JobConfig(_Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _text(path: str | Path) -> str:
+    if "://" not in str(path):
+        return Path(path).read_text(encoding="utf-8")
+    from jobs.storage import Storage  # which takes its settings from this module
+
+    return Storage().read(str(path)).decode("utf-8")
 
 
 def _positive_or_auto(value: int | str) -> int | str:

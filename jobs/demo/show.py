@@ -30,10 +30,10 @@ def show(folder: str, shards: int, count: int) -> None:
 
     truth = {row.id: row for shard in range(shards) for row in corpus.rows(shard, count)}
     right = score(out, truth)
-    table = Table("picture", "top label", "best-matching text of all", title="what the job wrote", title_justify="left")
+    table = Table("picture of", "top label", "best-matching text", title="what the job wrote", title_justify="left")
     for row in sample(out, 6):
         (label, prob), (text, cosine) = row.labels[0], row.matches[0]
-        table.add_row(row.text, f"{label} {prob:.2f}", f"{text} {cosine:+.2f}")
+        table.add_row(row.text, f"{label} {prob:.2f}", f"{'its own' if text == row.text else text} {cosine:+.2f}")
     console.print(table)
     console.print(
         f"labels right {right.label_accuracy:.1%}   text finds its image {right.text_to_image:.1%}, "
