@@ -31,6 +31,7 @@ JSON_SUFFIX = "json"
 TEXT_NAMES = ("text", "caption", "txt")
 KEY_NAMES = ("key", "__key__", "id")
 URL_NAMES = ("url", "URL", "image_url")
+ERROR_NAMES = ("error_message",)  # img2dataset says there why a row has no image
 
 PROVENANCE = "coyo_jobs.provenance"  # footer keys of every object
 MODELS = "coyo_jobs.models"

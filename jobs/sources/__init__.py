@@ -22,7 +22,9 @@ BLOCK_ROWS = 128
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read every shard of a source. `image` is a column, a struct's leaf, or tar suffixes."""
+    """How to read every shard of a source. `images` are a column, a struct's leaf, or tar suffixes;
+    `error` is a column that says why a row has no image.
+    """
 
     format: str
     images: tuple[str, ...]
@@ -30,6 +32,7 @@ class Layout:
     key: str | None
     key_type: pa.DataType
     kept: tuple[pa.Field, ...]
+    error: str | None = None
 
     @property
     def schema(self) -> pa.Schema:

@@ -82,7 +82,8 @@ def _raw(batch: pa.RecordBatch, layout: Layout, shard: str, first: int, done: tu
     count = batch.num_rows
     image = _image(batch, layout.images[0])
     missing = pc.is_null(image)
-    rejects = _rejects(missing) if pc.any(missing).as_py() else {}
+    why = batch.column(layout.error) if layout.error else pa.nulls(count, pa.string())
+    rejects = _rejects(missing, why) if pc.any(missing).as_py() else {}
     columns: dict[str, Any] = {
         schema.SHARD: pa.repeat(shard, count),
         schema.ROW: pa.array(np.arange(first, first + count, dtype=np.int32)),
@@ -99,14 +100,16 @@ def _raw(batch: pa.RecordBatch, layout: Layout, shard: str, first: int, done: tu
     return table if keep.all() else table.filter(pa.array(keep))
 
 
-def _rejects(missing: pa.Array) -> dict[str, pa.Array]:
+def _rejects(missing: pa.Array, why: pa.Array) -> dict[str, pa.Array]:
     def where(value: str) -> pa.Array:
         return pc.if_else(missing, pa.scalar(value), pa.scalar(None, pa.string()))
+
+    said = pc.coalesce(pc.binary_join_element_wise("the image bytes are null", why, ": "), "the image bytes are null")
 
     return {
         schema.STAGE: where(Stage.SOURCE.value),
         schema.REASON: where(Reason.NO_IMAGE.value),
-        schema.MESSAGE: where("the image bytes are null"),
+        schema.MESSAGE: pc.if_else(missing, said, pa.scalar(None, pa.string())),
     }
 
 
@@ -123,7 +126,7 @@ def _as(array: pa.Array | None, type: pa.DataType, count: int) -> pa.Array:
 
 
 def _columns(layout: Layout) -> list[str]:
-    names = [*layout.images[:1], *layout.texts[:1], *([layout.key] if layout.key else [])]
+    names = [*layout.images[:1], *layout.texts[:1], *filter(None, (layout.key, layout.error))]
     return list(dict.fromkeys([*names, *(field.name for field in layout.kept)]))
 
 
@@ -156,9 +159,7 @@ def _layout(columns: pa.Schema, shard: Shard, config: SourceConfig) -> Layout:
             )
     if key and not _is_id(columns.field(key).type):
         raise SourceError(f"{where}: column {key!r} is {columns.field(key).type}, no id", "set source.key_column")
-    if text and not (
-        pa.types.is_string(columns.field(text).type) or pa.types.is_large_string(columns.field(text).type)
-    ):
+    if text and not _is_text(columns, text):
         raise SourceError(f"{where}: column {text!r} is {columns.field(text).type}, not text", "set source.text_column")
     leaf = _leaf(columns, image)
     return Layout(
@@ -168,6 +169,7 @@ def _layout(columns: pa.Schema, shard: Shard, config: SourceConfig) -> Layout:
         key=key,
         key_type=columns.field(key).type if key else pa.string(),
         kept=_kept(columns, image, where, config),
+        error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
     )
 
 
@@ -179,6 +181,12 @@ def _leaf(columns: pa.Schema, name: str) -> str | None:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return ""
     return "bytes" if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
+
+
+def _is_text(columns: pa.Schema, name: str) -> bool:
+    index = columns.get_field_index(name)
+    kind = columns.types[index] if index >= 0 else pa.null()
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _no_image(columns: pa.Schema, where: str, config: SourceConfig) -> str:
