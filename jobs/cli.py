@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs import __version__
-from jobs.errors import ConfigError, JobError
+from jobs.errors import ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ConfigError as exc:
         return _fail(exc, WRONG)
+    except SetAside as exc:
+        return _fail(exc, DAMAGED)
+    except Interrupted as exc:
+        return _fail(exc, INTERRUPTED)
     except JobError as exc:
         return _fail(exc, FAILED)
     except KeyboardInterrupt:
@@ -57,6 +61,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
+    run.add_argument("--part", metavar="I/N", help="only the shards of part I of N; N runs make one output, anywhere")
+
+    status = commands.add_parser("status", help="where a job is", description="Where a job is, from its output alone.")
+    status.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(command=_status)
+
+    verify = commands.add_parser(
+        "verify", help="prove an output", description="Prove that an output is whole and right."
+    )
+    verify.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    verify.add_argument("--deep", action="store_true", help="check every value, not only the footers")
+    verify.add_argument(
+        "--sample", type=int, default=0, metavar="N", help="compute N rows again with plain transformers"
+    )
+    verify.add_argument("--json", action="store_true", help="as JSON")
+    verify.set_defaults(command=_verify)
+
+    retry = commands.add_parser(
+        "retry", help="compute rejected rows again",
+        description="Compute the rows again that were rejected for the named reasons, and only those.",
+    )  # fmt: skip
+    retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    retry.add_argument(
+        "--reason", action="append", default=[], help="a reason; repeatable (default: the transient ones)"
+    )
+    retry.set_defaults(command=_retry)
+
     report = commands.add_parser(
         "report", help="draw a contact sheet of a finished output",
         description="Draw pictures of a finished output with their top labels and best-matching texts.",
@@ -88,11 +120,36 @@ def _init(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from jobs.config import JobConfig
+    from jobs.plan import Part
     from jobs.run import run
 
-    summary = run(JobConfig.load(args.recipe, args.set))
+    config = JobConfig.load(args.recipe, args.set)
+    summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
     return DAMAGED if summary.damaged_shards else DONE
+
+
+def _status(args: argparse.Namespace) -> int:
+    from jobs.status import status
+
+    said, healthy = status(args.output, as_json=args.json)
+    print(said)
+    return DONE if healthy else FAILED
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from jobs.verify import show, to_json, verify
+
+    checks = verify(args.output, deep=args.deep, sample=args.sample)
+    print(to_json(checks) if args.json else show(checks))
+    return DONE if all(check.ok for check in checks) else FAILED
+
+
+def _retry(args: argparse.Namespace) -> int:
+    from jobs.retry import retry
+
+    print(retry(args.output, args.reason))
+    return DONE
 
 
 def _report(args: argparse.Namespace) -> int:

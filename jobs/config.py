@@ -154,6 +154,25 @@ class StorageConfig(_Section):
         return value
 
 
+class LimitsConfig(_Section):
+    """What a run puts up with before it stops."""
+
+    max_reject_fraction: float = Field(
+        0.9,
+        gt=0.0,
+        le=1.0,
+        strict=False,
+        description="stop when more of the rows than this are rejects; 1.0 never stops",
+    )
+    after_rows: int = Field(1000, gt=0, description="rows to look at before max_reject_fraction counts")
+    unreadable_shards: Literal["stop", "set_aside"] = Field(
+        "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
+    )
+    decode_seconds: float = Field(
+        60.0, gt=0.0, strict=False, description="longer decoding makes an image a reject, seconds"
+    )
+
+
 class JobConfig(_Section):
     """One job."""
 
@@ -162,6 +181,7 @@ class JobConfig(_Section):
     models: ModelsConfig = ModelsConfig()
     output: OutputConfig
     compute: ComputeConfig = ComputeConfig()
+    limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
 
     @classmethod

@@ -7,8 +7,9 @@ through a colour transform, and formats that run other programs are never opened
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -141,8 +142,22 @@ def _is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
-def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas]) -> pa.Table:
-    """Raw rows -> decoded rows, one to one: every canvas from one decode, or a reason and black canvases."""
+Render = Callable[[bytes], "list[np.ndarray[Any, np.dtype[np.uint8]]]"]
+
+
+def render(
+    data: bytes, config: DecodeConfig, canvases: Sequence[Canvas]
+) -> "list[np.ndarray[Any, np.dtype[np.uint8]]]":
+    """uint8 [height, width, 3] for each canvas, from one decode. Raises Reject."""
+    image = decode(data, config)
+    return [paint(image, canvas) for canvas in canvases]
+
+
+def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas], by: Render | None = None) -> pa.Table:
+    """Raw rows -> decoded rows, one to one: every canvas, or a reason and black canvases.
+
+    `by` renders in another way than in this process.
+    """
     images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
     stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
     stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]
@@ -150,9 +165,9 @@ def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas]) 
         if ends[row] or reasons[row] is not None:
             continue
         try:
-            image = decode(data, config)
-            for canvas, stack in zip(canvases, stacks, strict=True):
-                stack[row] = paint(image, canvas)
+            pixels = by(data) if by else render(data, config, canvases)
+            for stack, painted in zip(stacks, pixels, strict=True):
+                stack[row] = painted
         except Reject as exc:
             stages[row], reasons[row], messages[row] = Stage.DECODE.value, exc.reason.value, exc.message
     columns = dict(zip(raw.column_names, raw.columns, strict=True))

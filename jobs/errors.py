@@ -6,7 +6,9 @@ JobError                    a job cannot start or go on; says what, where and wh
 ├── StorageError            a path cannot be reached: credentials, bucket, endpoint
 ├── CheckpointError         a model cannot be found, or does not load completely
 ├── ClusterError            Ray or a resource that was asked for is not there
-└── OutputError             the output belongs to another job, or its rows do not add up
+├── Interrupted             a person or a scheduler stopped the run, in order (exit code 130)
+└── OutputError             the output belongs to another job or run, or its rows do not add up
+    └── SetAside            what could be read is committed; some shards could not be read (exit code 3)
 
 Reject                      one row has no result; carries a Reason. Never leaves its stage
 """
@@ -50,6 +52,14 @@ class OutputError(JobError):
     pass
 
 
+class SetAside(OutputError):
+    pass
+
+
+class Interrupted(JobError):
+    pass
+
+
 class Stage(StrEnum):
     """Where in the pipeline something happened."""
 
@@ -71,7 +81,13 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"  # the image's data ends early
     CORRUPT = "corrupt"  # starts like an image and cannot be decoded
     TOO_LARGE = "too_large"  # more pixels than decode.max_pixels, or a decompression bomb
+    DECODE_CRASHED = "decode_crashed"  # the decoder died on this image, each time it was tried
+    DECODE_TIMEOUT = "decode_timeout"  # decoding took longer than limits.decode_seconds
     NON_FINITE = "non_finite"  # a model gave NaN or infinity for this row
+
+
+# Reasons that another try may heal: what failed was a process or a network, not the picture.
+TRANSIENT = (Reason.DECODE_CRASHED, Reason.DECODE_TIMEOUT)
 
 
 class Reject(Exception):

@@ -1,7 +1,7 @@
 """Which job an output belongs to: `_job.yaml`, the recipe with everything pinned, and its fingerprint.
 
 The pinned recipe can be run again as it stands. What only says where or how fast a job runs is not part of what
-it is: `compute`, `storage`, and the output's path and file size may change between two runs of one job.
+it is: `compute`, `limits`, `storage`, and the output's path and file size may change between two runs of one job.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from jobs.models import Spec
 from jobs.storage import Storage, join
 
 JOB = "_job.yaml"
-_FREE = {"compute": ..., "storage": ..., "output": {"path", "rows_per_file"}}
+_FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
 def pin(config: JobConfig, format: str, specs: tuple[Spec, ...]) -> JobConfig:
@@ -56,6 +56,15 @@ def claim(storage: Storage, pinned: JobConfig) -> None:
             f"{pinned.output.path}: belongs to a different job: {'; '.join(differences)}",
             "give this job an output folder of its own, or set these back",
         )
+
+
+def load_job(output: str) -> tuple[Storage, JobConfig]:
+    """The output's own recipe, with paths as it was given them. Raises OutputError."""
+    path = join(output, JOB)
+    if not Storage().exists(path):
+        raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
+    config = JobConfig.of(yaml.safe_load(Storage().read(path)))
+    return Storage(config.storage), config
 
 
 def _identity(config: JobConfig) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Object:
     entry: Entry
     folder: str
     run: str
+    job: str
     count: int
     shards: dict[str, Coverage]
     reasons: dict[str, int]
@@ -87,7 +88,7 @@ def _object(storage: Storage, folder: str, entry: Entry) -> Object:
     if schema.PROVENANCE.encode() not in metadata:
         raise OutputError(f"{entry.path}: not written by coyo-jobs", "give the job an output folder of its own")
     shards, about = provenance.decode(metadata[schema.PROVENANCE.encode()])
-    return Object(entry, folder, about["run"], footer.num_rows, shards, json.loads(about["reasons"]))
+    return Object(entry, folder, about["run"], about["job"], footer.num_rows, shards, json.loads(about["reasons"]))
 
 
 def _within(obj: Object, covered: dict[str, Coverage]) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.errors import Stage
+
 
 @dataclass
 class Tally:
@@ -29,6 +31,16 @@ class Snapshot:
     finished_bytes: int = 0
     finished_rows: int = 0
     ran_on: Counter[str] = field(default_factory=Counter)
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def decoded(self) -> int:
+        """Rows whose pixels are there, or that are known to be rejects."""
+        return self.stages[Stage.DECODE.value].rows if Stage.DECODE.value in self.stages else 0
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.reasons.values())
 
 
 class Meter:
@@ -36,6 +48,9 @@ class Meter:
 
     def __init__(self) -> None:
         self._now = Snapshot()
+        self._stopping = False
+        self._open: set[Any] = set()
+        self._fatal: set[str] = set()
 
     def count(self, stage: str, rows: int, busy: float, reasons: dict[str, int]) -> None:
         tally = self._now.stages.setdefault(stage, Tally(first=time.time()))
@@ -54,15 +69,37 @@ class Meter:
         """An annotate actor is ready; what it runs on."""
         self._now.ran_on[ran_on] += 1
 
+    def set_aside(self, shard: str, why: str) -> None:
+        """A shard that storage would not give; the run goes on without it."""
+        self._now.set_aside[shard] = why
+
+    def begin(self, shard: str, block: Any) -> bool:
+        """A block of this shard is about to be decoded; whether an earlier try at one of them never came back."""
+        if block in self._open:
+            self._fatal.add(shard)
+        self._open.add(block)
+        return shard in self._fatal
+
+    def end(self, block: Any) -> None:
+        self._open.discard(block)
+
     def snapshot(self) -> Snapshot:
         return self._now
+
+    def stop(self) -> None:
+        """No new rows: readers end where they are, and what is in flight is finished."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
 
 
 @dataclass(frozen=True)
 class Reporter:
-    """What a stage holds: `send(method, *args)` reaches the meter, wherever it is, and does not wait."""
+    """What a stage holds: `send(method, *args)` reaches the meter, wherever it is, and does not wait; `ask` does."""
 
     send: Callable[..., Any]
+    ask: Callable[..., Any] = lambda *_: False
 
     def timed(self, stage: str, since: float, rows: int, reasons: dict[str, int] | None = None) -> None:
         self.send("count", stage, rows, time.perf_counter() - since, reasons or {})

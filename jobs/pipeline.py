@@ -7,6 +7,7 @@ sink      write tasks, annotated rows -> Parquet objects             a sliver of
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from jobs import schema
+from jobs.canvas import Canvas
+from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig, OutputConfig
-from jobs.decode import paint_rows
+from jobs.decode import paint_rows, render
 from jobs.errors import ClusterError, Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
@@ -28,6 +31,7 @@ from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
 
 _WRITE_CPUS = 0.25  # a write waits for the network, not for a core
+_RETRIES = 16  # of a task whose process died: each shard of it may kill one
 _RESULT_BYTES = 8 << 10  # one annotated row, generously
 
 
@@ -101,15 +105,17 @@ class Pipeline:
         # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
         read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
         pool = {"num_gpus": 1} if r.device == "cuda" else {}
-        reader = Reader(Storage(self.config.storage), self.layout, self.report)
+        reader = Reader(
+            Storage(self.config.storage), self.layout, self.report, self.config.limits.unreadable_shards == "set_aside"
+        )
         return (
             ray.data.read_datasource(
                 ShardDatasource(tasks, reader), override_num_blocks=len(tasks), num_cpus=read_cpus,
-                compute=TaskPoolStrategy(r.decode_cpus),
+                compute=TaskPoolStrategy(r.decode_cpus), max_retries=_RETRIES,
             )
             .map_batches(
                 Decoder(self.config, self.specs, self.report).decode, batch_size=None, batch_format="pyarrow",
-                zero_copy_batch=True, num_cpus=1, compute=TaskPoolStrategy(r.decode_cpus),
+                zero_copy_batch=True, num_cpus=1, compute=TaskPoolStrategy(r.decode_cpus), max_retries=_RETRIES,
             )
             .map_batches(
                 AnnotateActor, fn_constructor_args=(self.specs, self.config.compute.precision, r, self.report),
@@ -141,10 +147,32 @@ class Decoder:
 
     def decode(self, raw: pa.Table) -> pa.Table:
         since = time.perf_counter()
-        canvases = list(dict.fromkeys(spec.canvas for spec in self.specs))
-        decoded = paint_rows(raw, self.config.decode, canvases)
-        self.report.timed(Stage.DECODE.value, since, raw.num_rows - (pc.sum(raw.column(schema.END)).as_py() or 0))
+        block = _block(raw)
+        careful = self.report.ask("begin", block[0], block)
+        decoded = self._carefully(raw) if careful else self._quickly(raw)
+        self.report.send("end", block)
+        self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None))
         return decoded
+
+    def _quickly(self, raw: pa.Table) -> pa.Table:
+        with deadline(self.config.limits.decode_seconds) as watch:
+
+            def by(data: bytes) -> Any:
+                watch.restart()
+                return render(data, self.config.decode, self.canvases)
+
+            return paint_rows(raw, self.config.decode, self.canvases, by)
+
+    def _carefully(self, raw: pa.Table) -> pa.Table:
+        child = Child(self.config.decode, self.canvases, self.config.limits.decode_seconds)
+        try:
+            return paint_rows(raw, self.config.decode, self.canvases, child)
+        finally:
+            child.close()
+
+    @property
+    def canvases(self) -> list[Canvas]:
+        return list(dict.fromkeys(spec.canvas for spec in self.specs))
 
 
 class AnnotateActor:
@@ -160,10 +188,22 @@ class AnnotateActor:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()
         annotated = self._annotator(decoded)
-        self._report.timed(
-            Stage.ANNOTATE.value, since, annotated.num_rows - (pc.sum(decoded.column(schema.END)).as_py() or 0)
-        )
+        self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE))
         return annotated
+
+
+def _block(raw: pa.Table) -> tuple[str, int, int]:
+    """What tells a block apart, however often it is tried."""
+    return raw.column(schema.SHARD)[0].as_py(), raw.column(schema.ROW)[0].as_py(), raw.num_rows
+
+
+def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, dict[str, int]]:
+    """(input rows, rejects by reason); of one stage only, where another has counted the rest."""
+    rows = table.filter(pc.invert(table.column(schema.END)))
+    rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))
+    if stage is not None:
+        rejects = rejects.filter(pc.equal(rejects.column(schema.STAGE), stage.value))
+    return rows.num_rows, dict(Counter(rejects.column(schema.REASON).to_pylist()))
 
 
 def _or(value: int | Any, otherwise: int) -> int:

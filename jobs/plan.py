@@ -1,9 +1,11 @@
 """What is left to read: the shards of the source less what the ledger says is committed, cut into read tasks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from jobs.errors import ConfigError
 from jobs.provenance import Coverage
 from jobs.sources import Shard, Source, Unit, parquet
 from jobs.storage import Storage
@@ -13,6 +15,30 @@ GROUP_BYTES = 32 << 20  # smaller shards share a task: starting one costs about 
 _THREADS = 32
 
 Task = tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` disjoint parts of a source, from 1; a shard's part follows from its name alone, so shards that
+    come later move no other."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+            raise ConfigError(f"--part {text}: not of the form 2/8, from 1/8 to 8/8")
+        return cls(int(index), int(count))
+
+    def holds(self, shard: Shard) -> bool:
+        return zlib.crc32(shard.name.encode()) % self.count == self.index - 1
+
+    @property
+    def suffix(self) -> str:
+        """What tells this part's `_lease` and `_progress` from the others'."""
+        return f"-{self.index}of{self.count}" if self.count > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -26,10 +52,13 @@ class Work:
     bytes_left: int
 
 
-def plan(storage: Storage, source: Source, coverage: Mapping[str, Coverage], cores: int) -> Work:
+def plan(
+    storage: Storage, source: Source, coverage: Mapping[str, Coverage], *, cores: int, part: Part | None = None
+) -> Work:
     """Complete shards are neither opened nor listed again; of the others only the missing rows are computed."""
-    done = {shard.name for shard in source.shards if coverage.get(shard.name, Coverage()).complete}
-    left = [shard for shard in source.shards if shard.name not in done]
+    shards = [shard for shard in source.shards if part is None or part.holds(shard)]
+    done = {shard.name for shard in shards if coverage.get(shard.name, Coverage()).complete}
+    left = [shard for shard in shards if shard.name not in done]
     with ThreadPoolExecutor(_THREADS) as pool:
         cut = pool.map(lambda shard: _units(storage, source, shard, coverage.get(shard.name, Coverage())), left)
         units = [unit for units in cut for unit in units]
@@ -37,7 +66,7 @@ def plan(storage: Storage, source: Source, coverage: Mapping[str, Coverage], cor
     target = min(GROUP_BYTES, size // (4 * cores))  # enough tasks for every core, before they are big enough
     return Work(
         tasks=tuple(_grouped(units, target)),
-        shards=len(source.shards),
+        shards=len(shards),
         shards_done=len(done),
         rows_done=sum(part.count for part in coverage.values()),
         bytes_left=size,

@@ -1,9 +1,13 @@
-"""What a person sees while a job runs: one live line on a terminal, a plain line now and then elsewhere. On stderr."""
+"""What a person sees while a job runs: one live line on a terminal, a plain line now and then elsewhere, on stderr;
+and `_progress.json` in the output, for everybody who is not at that terminal.
+"""
 
+import json
+import socket
 import sys
-import threading
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,73 +16,109 @@ from rich.text import Text
 from jobs.errors import Stage
 from jobs.meter import Snapshot
 from jobs.plan import Work
+from jobs.storage import Storage, join
 
-_LIVE_EVERY, _PLAIN_EVERY = 0.5, 10.0  # seconds
+_PLAIN_EVERY = 10.0  # seconds
+STALE = 60.0  # seconds without a sign of life
 
 
+@dataclass(frozen=True)
 class Progress:
-    """Shows `look()` until it is closed. `look` gives the counts so far, or None when they cannot be had right now."""
+    """Where a run is. `total` is 0 while unknown; `about` says it is an estimate; seconds are since the run began."""
 
-    def __init__(self, work: Work, look: Callable[[], Snapshot | None]) -> None:
-        self._work, self._look = work, look
-        self._since = time.monotonic()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        self.seen = Snapshot()
+    run: str
+    state: str
+    rows: int
+    total: int
+    about: bool
+    rate: float
+    seconds: float
+    seconds_left: float | None
+    shards_read: int
+    shards: int
+    reasons: dict[str, int]
+    stages: dict[str, Any] = field(default_factory=dict)
+    host: str = field(default_factory=socket.gethostname)
+    updated: float = field(default_factory=time.time)
 
-    def __enter__(self) -> "Progress":
-        self._thread.start()
+    def __str__(self) -> str:
+        if not self.rate and self.state == "running":
+            return f"{self.seconds:.0f} s  starting: the models are loading"
+        total = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
+        parts = [f"{self.rows:,}{total} rows", f"{self.rate:,.1f} rows/s", f"{sum(self.reasons.values()):,} rejects"]
+        parts.append(f"{self.shards_read:,} of {self.shards:,} shards read")
+        if self.seconds_left is not None and self.state == "running":
+            parts.append(f"{clock(self.seconds_left)} left")
+        return "  ".join(parts if self.state == "running" else [self.state, *parts])
+
+
+def progress(*, run: str, state: str, seen: Snapshot, work: Work, seconds: float) -> Progress:
+    """Committed rows come in whole objects; annotated ones move, so those are counted."""
+    rows = seen.stages[Stage.ANNOTATE.value].rows if Stage.ANNOTATE.value in seen.stages else 0
+    total, about = _expected(seen, work)
+    rate = rows / seconds if seconds else 0.0
+    return Progress(
+        run=run,
+        state=state,
+        rows=work.rows_done + rows,
+        total=work.rows_done + total if total else 0,
+        about=about,
+        rate=rate,
+        seconds=seconds,
+        seconds_left=max(0, total - rows) / rate if total and rate else None,
+        shards_read=work.shards_done + seen.finished_shards,
+        shards=work.shards,
+        reasons=dict(seen.reasons),
+        stages={name: asdict(tally) for name, tally in seen.stages.items()},
+    )
+
+
+def _expected(seen: Snapshot, work: Work) -> tuple[int, bool]:
+    """Rows this run will see in all, and whether that is an estimate from the bytes still to read; 0 while unknown."""
+    if seen.finished_shards >= work.shards - work.shards_done and Stage.SOURCE.value in seen.stages:
+        return seen.stages[Stage.SOURCE.value].rows, False
+    if seen.finished_bytes:
+        return round(seen.finished_rows * work.bytes_left / seen.finished_bytes), True
+    return 0, False
+
+
+def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
+    storage.put(join(output, f"_progress{part}.json"), json.dumps(asdict(now), indent=1).encode())
+
+
+def read_all(storage: Storage, output: str) -> list[Progress]:
+    """Every part's last word."""
+    found = [entry for entry in storage.find(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    return [Progress(**json.loads(storage.read(entry.path))) for entry in found]
+
+
+class Display:
+    """The line on stderr."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._live = (
+            Live(console=Console(stderr=True), refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
+        )
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._thread.join()
-        self.seen = self._look() or self.seen
+        if self._live:
+            self._live.stop()
 
-    def _show(self) -> None:
-        if not sys.stderr.isatty():
-            while not self._closed.wait(_PLAIN_EVERY):
-                print(self._line(), file=sys.stderr, flush=True)
-            return
-        with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-            while not self._closed.wait(_LIVE_EVERY):
-                live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"))
-
-    def _line(self) -> str:
-        self.seen = self._look() or self.seen
-        return line(self.seen, self._work, time.monotonic() - self._since)
+    def show(self, now: Progress) -> None:
+        if self._live:
+            self._live.update(Text(str(now), no_wrap=True, overflow="ellipsis"))
+        elif time.monotonic() - self._said >= _PLAIN_EVERY:
+            self._said = time.monotonic()
+            print(now, file=sys.stderr, flush=True)
 
 
-def line(seen: Snapshot, work: Work, seconds: float) -> str:
-    """Committed rows come in whole objects; annotated ones move, so those are shown."""
-    rows = seen.stages[Stage.ANNOTATE.value].rows if Stage.ANNOTATE.value in seen.stages else 0
-    if not rows:
-        return f"{seconds:.0f} s  starting: the models are loading"
-    rate = rows / seconds
-    shards_left = work.shards - work.shards_done
-    if seen.finished_shards >= shards_left and Stage.SOURCE.value in seen.stages:
-        total, about = seen.stages[Stage.SOURCE.value].rows, ""
-    elif seen.finished_bytes:
-        total, about = round(seen.finished_rows * work.bytes_left / seen.finished_bytes), "about "
-    else:
-        total, about = 0, ""
-    rejects = sum(seen.reasons.values())
-    parts = [
-        f"{work.rows_done + rows:,} of {about}{work.rows_done + total:,} rows"
-        if total
-        else f"{work.rows_done + rows:,} rows"
-    ]
-    parts += [
-        f"{rate:,.1f} rows/s",
-        f"{rejects:,} rejects",
-        f"{work.shards_done + seen.finished_shards:,} of {work.shards:,} shards read",
-    ]
-    if total:
-        parts.append(f"{_clock(max(0, total - rows) / rate)} left")
-    return "  ".join(parts)
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,5 +1,6 @@
 """A contact sheet of a finished output: pictures with their top labels and the texts that match them best."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs import identity, ledger, schema
-from jobs.config import JobConfig
+from jobs import ledger, schema
 from jobs.decode import decode
 from jobs.errors import OutputError, Reject
-from jobs.sources import Source, Unit
-from jobs.sources.discover import discover, read
-from jobs.storage import Storage, join
+from jobs.identity import load_job
+from jobs.lookup import fetch
+from jobs.sources.discover import discover
+from jobs.storage import Storage
 
 CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus
 _COLUMNS, _TILE, _PICTURE, _MARGIN = 4, 300, 200, 12
@@ -44,12 +44,12 @@ def contact_sheet(output: str, to: str, count: int) -> str:
 
 def sample(output: str, count: int) -> list[Pictured]:
     """`count` rows spread over the first CANDIDATES rows of the output, with their pictures from the source."""
-    config = _job(output)
-    storage = Storage(config.storage)
+    storage, config = load_job(output)
     results = _results(storage, output)
     if results.num_rows == 0:
         return []
-    given = _given(storage, discover(storage, config.source), results)
+    addresses = set(zip(*(results.column(name).to_pylist() for name in (schema.SHARD, schema.ROW)), strict=True))
+    given = fetch(storage, discover(storage, config.source), addresses)
     found = [row for row in results.to_pylist() if (row[schema.SHARD], row[schema.ROW]) in given]
     texts = {id(row): given[row[schema.SHARD], row[schema.ROW]][0] for row in found}
     matches = _Matches([(texts[id(row)], row.get(schema.TEXT_EMBEDDING)) for row in found])
@@ -83,14 +83,6 @@ class _Matches:
         return [(self._texts[i], float(cosine[i])) for i in np.argsort(-cosine)[:count]]
 
 
-def _job(output: str) -> JobConfig:
-    path = join(output, identity.JOB)
-    storage = Storage()
-    if not storage.exists(path):
-        raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
-    return JobConfig.of(yaml.safe_load(storage.read(path)))
-
-
 def _results(storage: Storage, output: str) -> pa.Table:
     tables: list[pa.Table] = []
     for obj in ledger.read(storage, output).objects:
@@ -99,26 +91,7 @@ def _results(storage: Storage, output: str) -> pa.Table:
     return pa.concat_tables(tables).slice(0, CANDIDATES) if tables else pa.table({})
 
 
-def _given(storage: Storage, source: Source, results: pa.Table) -> dict[tuple[str, int], tuple[str | None, bytes]]:
-    """(text, image bytes) of the results' rows, read from their shards."""
-    wanted = set(zip(results.column(schema.SHARD).to_pylist(), results.column(schema.ROW).to_pylist(), strict=True))
-    given: dict[tuple[str, int], tuple[str | None, bytes]] = {}
-    for shard in source.shards:
-        missing = {row for name, row in wanted if name == shard.name}
-        tables = read(storage, source.layout, Unit(shard)) if missing else iter(())
-        for table in tables:
-            for row in table.select([schema.ROW, schema.TEXT, schema.IMAGE]).to_pylist():
-                if row[schema.ROW] in missing and row[schema.IMAGE] is not None:
-                    given[shard.name, row[schema.ROW]] = (row[schema.TEXT], row[schema.IMAGE])
-                    missing.discard(row[schema.ROW])
-            if not missing:
-                break
-    return given
-
-
 def _label_names(results: pa.Table) -> list[str]:
-    import json
-
     metadata = results.schema.metadata or {}
     names: list[str] = json.loads(metadata.get(schema.LABEL_NAMES.encode(), b"[]"))
     return names

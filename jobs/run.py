@@ -5,37 +5,38 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError
 
 from cluster import local
 from jobs import __version__, identity, ledger
 from jobs.config import JobConfig
-from jobs.errors import JobError, OutputError
+from jobs.errors import OutputError, SetAside
+from jobs.lease import Lease
 from jobs.ledger import Ledger
-from jobs.meter import Meter, Reporter, Snapshot
+from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.pipeline import Pipeline, Resources, decide
-from jobs.plan import Work, plan
-from jobs.progress import Progress
+from jobs.plan import Part, Work, plan
+from jobs.remote import Ask, Send, cause, start_meter
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage, absolute, join
 from jobs.summary import Summary, describe_run, summarise
+from jobs.watch import Watch
 
 LABELS, SUMMARY, SUCCESS = "_labels.json", "_summary.json", "_SUCCESS"
 
 
-def run(config: JobConfig) -> Summary:
+def run(config: JobConfig, part: Part | None = None) -> Summary:
     """Give every row of the source its labels and embeddings, once; go on where an earlier run stopped.
 
-    Raises JobError. When it returns, every input row is in rows/ or rejects/, and `_SUCCESS` is there.
+    With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
+    returns, every input row (of the part) is in rows/ or rejects/; when none is missing, `_SUCCESS` is there.
     """
     storage = Storage(config.storage)
     source = discover(storage, config.source)
@@ -44,15 +45,21 @@ def run(config: JobConfig) -> Summary:
     specs = describe_models(config, storage)
     pinned = identity.pin(config, source.layout.format, specs)
     identity.claim(storage, pinned)
+    job = _Job(pinned, storage, source, specs, identity.fingerprint(pinned), part or Part())
     committed = ledger.read(storage, config.output.path)
-    job = _Job(pinned, storage, source, specs, identity.fingerprint(pinned))
-    if not ledger.missing(committed.coverage, [shard.name for shard in source.shards]):
+    if not ledger.missing(committed.coverage, job.shards):
         _say(f"output    already complete: {config.output.path}")
         return job.finalise(committed, {})
-    if storage.exists(join(config.output.path, SUCCESS)):  # shards were added since
-        storage.delete(join(config.output.path, SUCCESS))
-    with local.session() as cluster:
-        return job.execute(committed, cluster)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    lease = Lease(storage, config.output.path, run_id, job.part.suffix)
+    lease.acquire()
+    try:
+        if storage.exists(join(config.output.path, SUCCESS)):  # shards were added since
+            storage.delete(join(config.output.path, SUCCESS))
+        with local.session() as cluster:
+            return job.execute(run_id, lease, cluster)
+    finally:
+        lease.release()
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
@@ -83,52 +90,76 @@ class _Job:
     source: Source
     specs: tuple[Spec, ...]
     fingerprint: str
+    part: Part
 
     @property
     def path(self) -> str:
         return self.config.output.path
 
-    def execute(self, committed: Ledger, cluster: Mapping[str, float]) -> Summary:
-        began = time.monotonic()
-        run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        resources = decide(self.config.compute, self.config.output, cluster)
-        work = plan(self.storage, self.source, committed.coverage, int(cluster.get("CPU", 1)))
-        _say(f"plan      {work.shards - work.shards_done} of {work.shards} shards to read; {resources}")
-        seen = self._stream(work, resources, run)
-        now = ledger.read(self.storage, self.path)
-        late = now.late(committed, run)
-        for obj in late:
-            self.storage.delete(obj.entry.path)
-        now = now.without(late)
-        done = sum(obj.count for obj in now.objects if obj.run == run)
-        about = describe_run(
-            run=run, rows=done, seconds=time.monotonic() - began, seen=seen, resources=resources, cluster=cluster
-        )
-        return self.finalise(now, about)
+    @property
+    def shards(self) -> list[str]:
+        """The part's shards, by name."""
+        return [shard.name for shard in self.source.shards if self.part.holds(shard)]
 
-    def _stream(self, work: Work, resources: Resources, run: str) -> Snapshot:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
-        report = Reporter(_Send(meter))
+    def execute(self, run: str, lease: Lease, cluster: Mapping[str, float]) -> Summary:
+        began = time.monotonic()
+        committed = ledger.read(self.storage, self.path)  # under the lease: nobody else writes these shards now
+        resources = decide(self.config.compute, self.config.output, cluster)
+        cores = int(cluster.get("CPU", 1))
+        work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
+        _say(f"plan      {work.shards - work.shards_done} of {work.shards} shards to read; {resources}")
+        watch = self._stream(work, resources, run, lease)
+        now = self._settled(committed, run)
+        if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
+            watch.publish("incomplete")
+            some = "; ".join(watch.seen.set_aside.values())
+            raise SetAside(f"shards were set aside: {some}", "run the same command to try them again")
+        about = describe_run(
+            run=run,
+            rows=sum(obj.count for obj in now.objects if obj.run == run),
+            seconds=time.monotonic() - began,
+            seen=watch.seen,
+            resources=resources,
+            cluster=cluster,
+        )
+        summary = self.finalise(now, about)
+        watch.publish("finished")
+        return summary
+
+    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease) -> Watch:
+        """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
+        meter = start_meter()
+        report = Reporter(Send(meter), Ask(meter))
         pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
         about = {"run": run, "job": self.fingerprint, "version": __version__}
         writer = Writer(self.storage, self.path, pipeline.annotated, self.specs, about)
         sink = ParquetSink(writer, run, resources.rows_per_file, report)
-        with Progress(work, lambda: _look(meter)) as progress:
-            try:
+        watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
+        try:
+            with watch.watching():
                 pipeline.write(pipeline.build(work.tasks), sink)
-            except RayError as exc:
-                raise _cause(exc) from exc
+        except RayError as exc:
+            watch.stopped = watch.stopped or cause(exc)
+        if watch.stopped:
+            watch.publish("stopped")
+            raise watch.stopped
         written = {obj.folder for obj in ledger.read(self.storage, self.path).objects}
         for folder in set(ledger.FOLDERS) - written:
             writer.write_empty(folder, f"part-{run}-empty.parquet")
-        return progress.seen
+        return watch
+
+    def _settled(self, committed: Ledger, run: str) -> Ledger:
+        """What is committed now, less what orphans of a dead run wrote after this one was planned."""
+        now = ledger.read(self.storage, self.path)
+        late = now.late(committed, run)
+        for obj in late:
+            self.storage.delete(obj.entry.path)
+        return now.without(late)
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
         """Prove from the footers that every row is in exactly one object, and say so; or say what is missing."""
-        shards = [shard.name for shard in self.source.shards]
         coverage = now.coverage
-        if problems := ledger.missing(coverage, shards):
+        if problems := ledger.missing(coverage, self.shards):
             some = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:3])
             raise OutputError(
                 f"{len(problems)} shards are not complete: {some}", "run the same command again: it goes on here"
@@ -140,7 +171,9 @@ class _Job:
                 f"{self.path}: {counted - covered} rows are in more than one object", "two runs wrote here at once"
             )
         summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
-        if run or not self.storage.exists(join(self.path, SUCCESS)):
+        if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
+            _say(f"output    this part is complete; {len(others)} shards of other parts are not")
+        elif run or not self.storage.exists(join(self.path, SUCCESS)):
             labels = {spec.kind: list(spec.labels) for spec in self.specs if spec.labels}
             if labels:
                 self.storage.put(
@@ -149,37 +182,6 @@ class _Job:
             self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
             self.storage.put(join(self.path, SUCCESS), b"")
         return summary
-
-
-@dataclass(frozen=True)
-class _Send:
-    """Reaches the meter's actor without waiting for it."""
-
-    meter: Any
-
-    def __call__(self, method: str, *args: Any) -> None:
-        getattr(self.meter, method).remote(*args)
-
-
-def _look(meter: Any) -> Snapshot | None:
-    try:
-        seen: Snapshot = ray.get(meter.snapshot.remote(), timeout=5)
-    except (RayActorError, ray.exceptions.GetTimeoutError):
-        return None  # only the display suffers
-    return replace(seen)
-
-
-def _cause(exc: RayError) -> JobError:
-    """The one error that matters, out of the layers Ray puts around it."""
-    inner: BaseException = exc
-    while isinstance(inner, RayTaskError) and isinstance(inner.cause, BaseException):
-        inner = inner.cause
-    if isinstance(inner, JobError):
-        return inner
-    last = [line for line in str(inner).strip().splitlines() if line.strip()][-1:]
-    return JobError(
-        f"the run stopped: {type(inner).__name__}: {''.join(last)}", "run the same command again to go on where it was"
-    )
 
 
 def _check_output(storage: Storage, config: JobConfig) -> None:

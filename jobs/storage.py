@@ -19,18 +19,22 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
+from jobs.patience import code, patiently
+from jobs.ranges import Changed, Ranges, exactly
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
 _GLOB = re.compile(r"[*?\[]")
+_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One object: its path as this module takes it, and its size in bytes."""
+    """One object: its path as this module takes it, its size in bytes, and S3's tag of its content."""
 
     path: str
     size: int
+    etag: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,28 @@ class Storage:
                 self._check_bucket(path)
             return sorted(found, key=lambda entry: entry.path)
 
-    def open(self, entry: Entry) -> "_Ranges":
-        """For random access: each read is one ranged request, so a reader that coalesces decides how many."""
-        return _Ranges(self, entry)
+    def open(self, entry: Entry) -> Ranges:
+        """For random access, of the object as it was listed: each read is one ranged request."""
+        return Ranges(entry.size, lambda start, end: self.read_range(entry, start, end))
 
     def stream(self, entry: Entry) -> io.BufferedReader:
         """From the first byte to the last, in requests of CHUNK bytes: a lost connection costs one, never the place."""
         return io.BufferedReader(self.open(entry), buffer_size=CHUNK)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """An object's bytes, or some of them."""
         with self._translate(path):
             fs, name = self._fs(path)
-            return cast(bytes, fs.cat_file(name, start=start, end=end))
+            return cast(bytes, patiently(lambda: fs.cat_file(name, start=start, end=end)))
+
+    def read_range(self, entry: Entry, start: int, end: int) -> bytes:
+        """Exactly the bytes from `start` to `end`, of the object as it was listed.
+
+        Raises StorageError when the object was replaced since: half of one and half of another is no shard.
+        """
+        with self._translate(entry.path):
+            fs, name = self._fs(entry.path)
+            return patiently(lambda: exactly(fs, name, start, end, entry.etag))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write one whole object, visible only when complete; replaces what is there."""
@@ -74,7 +88,21 @@ class Storage:
             if _is_local(path):
                 _put_local(name, data)
             else:
-                fs.pipe_file(name, bytes(data))
+                patiently(lambda: fs.pipe_file(name, bytes(data)))
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Put, unless something is there already; whether it was put. Of several callers at once one succeeds."""
+        with self._translate(path):
+            fs, name = self._fs(path)
+            if _is_local(path):
+                return _put_new_local(name, data)
+            try:
+                patiently(lambda: fs.pipe_file(name, data, mode="create"))
+            except OSError as exc:
+                if isinstance(exc, FileExistsError) or code(exc) in _TAKEN:
+                    return False
+                raise
+            return True
 
     def exists(self, path: str) -> bool:
         with self._translate(path):
@@ -153,7 +181,8 @@ class Storage:
 
     def _entries(self, path: str, infos: dict[str, dict[str, Any]]) -> list[Entry]:
         scheme = "" if _is_local(path) else "s3://"
-        return [Entry(scheme + name, info["size"] or 0) for name, info in infos.items() if info["type"] == "file"]
+        files = ((name, info) for name, info in infos.items() if info["type"] == "file")
+        return [Entry(scheme + name, info["size"] or 0, info.get("ETag", "")) for name, info in files]
 
     @contextlib.contextmanager
     def _translate(self, path: str) -> Iterator[None]:
@@ -163,6 +192,8 @@ class Storage:
         except NoCredentialsError as exc:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or storage.anonymous: true"
             raise StorageError(f"{path}: no credentials for S3", hint) from exc
+        except Changed as exc:
+            raise StorageError(f"{path}: was replaced while it was read", "run the same command again") from exc
         except PermissionError as exc:
             raise StorageError(
                 f"{path}: access denied ({exc.__cause__ or exc})", "check the credentials and the bucket's policy"
@@ -178,37 +209,6 @@ class Storage:
             ) from exc
         except OSError as exc:
             raise StorageError(f"{path}: {exc}") from exc
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a file; its errors are StorageErrors, so a reader can tell a lost network from damaged data."""
-
-    def __init__(self, storage: Storage, entry: Entry) -> None:
-        self._storage, self._entry, self._at = storage, entry, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._entry.size}[whence]
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = self._entry.size if size is None or size < 0 else min(self._at + size, self._entry.size)
-        data = self._storage.read(self._entry.path, self._at, end) if end > self._at else b""
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def join(folder: str, *names: str) -> str:
@@ -245,6 +245,16 @@ def absolute(path: str) -> str:
 
 def _is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
+
+
+def _put_new_local(name: str, data: bytes) -> bool:
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    try:
+        with open(name, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _put_local(name: str, data: bytes | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""What the tests share: one small Ray, a real S3 endpoint over HTTP, the demo's shards, real photos if there are any."""
+"""What the tests share: one small Ray, a real S3 server over HTTP, the demo's shards, real photos if there are any."""
 
 import logging
 import os

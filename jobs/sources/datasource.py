@@ -11,7 +11,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from jobs import schema
-from jobs.errors import Stage
+from jobs.errors import Stage, StorageError
 from jobs.meter import Reporter
 from jobs.sources import Layout, Unit
 from jobs.sources.discover import read
@@ -20,23 +20,36 @@ from jobs.storage import Storage
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads units one after the other, and reports what it did."""
+    """Reads units one after the other, and reports what it did. Ends early, without a shard's end, when told to."""
 
     storage: Storage
     layout: Layout
     report: Reporter
+    set_aside: bool = False
 
     def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
         for unit in units:
+            try:
+                yield from self._unit(unit)
+            except StorageError as exc:
+                if not self.set_aside:
+                    raise
+                self.report.send("set_aside", unit.shard.name, exc.message)
+            if self.report.ask("stopping"):
+                return
+
+    def _unit(self, unit: Unit) -> Iterator[pa.Table]:
+        since = time.perf_counter()
+        for table in read(self.storage, self.layout, unit):
+            ends = table.filter(table.column(schema.END))
+            self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
+            if ends.num_rows:
+                self.report.send("finish", 1, unit.shard.entry.size, pc.sum(ends.column(schema.ROW)).as_py())
+            if table.num_rows:
+                yield table
+            if self.report.ask("stopping"):
+                return
             since = time.perf_counter()
-            for table in read(self.storage, self.layout, unit):
-                ends = table.filter(table.column(schema.END))
-                self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
-                if ends.num_rows:
-                    self.report.send("finish", 1, unit.shard.entry.size, pc.sum(ends.column(schema.ROW)).as_py())
-                if table.num_rows:
-                    yield table
-                since = time.perf_counter()
 
 
 class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray is not typed

@@ -1,0 +1,93 @@
+"""One run at a time writes a part of an output: `_lease.json` says who, and until when.
+
+A lease lives 60 seconds and is renewed while its run lives. A run that was killed leaves one behind: on the same
+machine its process is seen to be gone, elsewhere it expires.
+"""
+
+import json
+import os
+import random
+import socket
+import time
+from dataclasses import asdict, dataclass
+
+from jobs.errors import OutputError
+from jobs.storage import Storage, join
+
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease; `until` is in seconds since 1970."""
+
+    run: str
+    host: str
+    pid: int
+    until: float
+
+    @property
+    def alive(self) -> bool:
+        if self.until < time.time():
+            return False
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it lives, as somebody else
+            return True
+        return True
+
+
+class Lease:
+    """Held by one run. `part` tells runs over disjoint shards apart."""
+
+    def __init__(self, storage: Storage, output: str, run: str, part: str = "") -> None:
+        self._storage, self._run = storage, run
+        self._path = join(output, f"_lease{part}.json")
+
+    def acquire(self) -> None:
+        """Raises OutputError when another living run holds it, and says who."""
+        holder = self._holder()
+        if holder is not None and holder.run != self._run:
+            if holder.alive:
+                raise self._refusal(holder)
+            self._storage.delete(self._path)
+        if not self._storage.put_new(self._path, self._mine()):
+            raise self._refusal(self._holder())
+        if holder is not None:  # two may have seen the dead one; the last to write has it
+            time.sleep(random.uniform(0.2, 0.5))
+            self.renew()
+
+    def renew(self) -> None:
+        """Raises OutputError when another run has taken it."""
+        holder = self._holder()
+        if holder is None or holder.run != self._run:
+            raise self._refusal(holder)
+        self._storage.put(self._path, self._mine())
+
+    def release(self) -> None:
+        holder = self._holder()
+        if holder is not None and holder.run == self._run:
+            self._storage.delete(self._path)
+
+    def _mine(self) -> bytes:
+        return json.dumps(asdict(Holder(self._run, socket.gethostname(), os.getpid(), time.time() + SECONDS))).encode()
+
+    def _holder(self) -> Holder | None:
+        if not self._storage.exists(self._path):
+            return None
+        return Holder(**json.loads(self._storage.read(self._path)))
+
+    def _refusal(self, holder: Holder | None) -> OutputError:
+        if holder is None:
+            return OutputError(
+                f"{self._path}: this run's lease is gone", "was the output deleted? run the same command again"
+            )
+        left = max(0, round(holder.until - time.time()))
+        return OutputError(
+            f"{self._path}: run {holder.run} on {holder.host} (process {holder.pid}) is writing here",
+            f"stop it or wait for it; if it is dead, its lease ends in {left} s",
+        )

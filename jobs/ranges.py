@@ -1,0 +1,72 @@
+"""Ranged reads of one object, as it was when it was listed; and an object as a file made of them."""
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+from fsspec.asyn import AsyncFileSystem, sync
+
+from jobs.patience import ShortRead, code
+
+
+class Changed(Exception):
+    """The object is not the one that was listed."""
+
+
+class Ranges(io.RawIOBase):
+    """A file whose every read is one ranged read. What that raises passes through, so that a reader of formats can
+    tell a lost network from damaged data.
+    """
+
+    def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
+        self._size, self._read_range, self._at = size, read_range, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        data = self._read_range(self._at, end) if end > self._at else b""
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def exactly(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
+    """The bytes from `start` to `end`. Raises Changed, or ShortRead."""
+    if isinstance(fs, AsyncFileSystem):
+        data = cast(bytes, sync(fs.loop, _get, fs, name, f"bytes={start}-{end - 1}", etag))
+    else:
+        data = cast(bytes, fs.cat_file(name, start=start, end=end))
+    if len(data) != end - start:
+        raise ShortRead(f"{len(data)} bytes came for {end - start} at {start}")
+    return data
+
+
+async def _get(fs: Any, name: str, span: str, etag: str) -> bytes:
+    """One ranged GET that answers only for the object with this tag; s3fs itself cannot ask for that."""
+    bucket, key, _ = fs.split_path(name)
+    match = {"IfMatch": etag} if etag else {}
+    try:
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=span, **match)
+        async with answer["Body"] as body:
+            return cast(bytes, await body.read())
+    except OSError as exc:
+        if code(exc) in ("PreconditionFailed", "412", "InvalidRange"):
+            raise Changed from exc
+        raise

@@ -1,0 +1,61 @@
+"""The run's side of Ray: the meter's actor, how stages reach it, and what a failure really was."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.errors import JobError
+from jobs.meter import Meter, Snapshot
+
+
+def start_meter() -> Any:
+    """The meter as an actor beside the driver, so that it lives as long as the run."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def look(meter: Any) -> Snapshot | None:
+    """The counts so far, or None when they cannot be had right now: only the display suffers."""
+    try:
+        seen: Snapshot = ray.get(meter.snapshot.remote(), timeout=5)
+    except (RayActorError, GetTimeoutError):
+        return None
+    return seen
+
+
+@dataclass(frozen=True)
+class Send:
+    """Reaches the meter without waiting for it."""
+
+    meter: Any
+
+    def __call__(self, method: str, *args: Any) -> None:
+        getattr(self.meter, method).remote(*args)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Asks the meter, and waits for the answer; a meter that died stops nobody."""
+
+    meter: Any
+
+    def __call__(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.meter, method).remote(*args))
+        except RayActorError:
+            return False
+
+
+def cause(exc: RayError) -> JobError:
+    """The one error that matters, out of the layers Ray puts around it."""
+    inner: BaseException = exc
+    while isinstance(inner, RayTaskError) and isinstance(inner.cause, BaseException):
+        inner = inner.cause
+    if isinstance(inner, JobError):
+        return inner
+    last = [line for line in str(inner).strip().splitlines() if line.strip()][-1:]
+    hint = "run the same command again to go on where it was"
+    return JobError(f"the run stopped: {type(inner).__name__}: {''.join(last)}", hint)

@@ -1,0 +1,72 @@
+"""Compute rejected rows again: forget their rejects, then run. Rows that are not committed are what a run computes.
+
+An object is replaced whole by one without the forgotten rows, so a retry that is killed anywhere is an output with
+some rows missing, and `coyo-jobs run` completes it. No row can come to be there twice.
+"""
+
+import json
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import ledger, provenance, schema
+from jobs.config import JobConfig
+from jobs.errors import TRANSIENT, ConfigError, Reason
+from jobs.identity import load_job
+from jobs.lease import Lease
+from jobs.ledger import Object
+from jobs.provenance import ranges_of
+from jobs.storage import Storage, join
+from jobs.summary import Summary
+
+
+def retry(output: str, reasons: Collection[str]) -> Summary:
+    """Forget and run. Without reasons: the ones that time may heal. Raises JobError."""
+    from jobs.run import run
+
+    storage, config = load_job(output)
+    dropped = forget(storage, config, reasons or TRANSIENT, f"retry-{uuid.uuid4().hex[:6]}")
+    print(f"retry     {dropped:,} rejected rows to compute again", file=sys.stderr, flush=True)
+    return run(config)
+
+
+def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: str) -> int:
+    """Drop the rejects with these reasons from the output; how many there were."""
+    if unknown := set(reasons) - set(Reason):
+        raise ConfigError(f"--reason {sorted(unknown)[0]}: no such reason", f"the reasons: {', '.join(Reason)}")
+    output = config.output.path
+    touched = [obj for obj in ledger.read(storage, output).objects if set(obj.reasons) & set(reasons)]
+    if not touched:
+        return 0
+    lease = Lease(storage, output, run)
+    lease.acquire()
+    try:
+        if storage.exists(join(output, "_SUCCESS")):
+            storage.delete(join(output, "_SUCCESS"))
+        for obj in touched:
+            _rewrite(storage, obj, set(reasons))
+    finally:
+        lease.release()
+    return sum(count for obj in touched for reason, count in obj.reasons.items() if reason in reasons)
+
+
+def _rewrite(storage: Storage, obj: Object, reasons: set[str]) -> None:
+    table = pq.read_table(storage.open(obj.entry))
+    why = table.column("reason").to_pylist()
+    kept = table.filter(pa.array([reason not in reasons for reason in why]))
+    shards = np.asarray(kept.column(schema.SHARD).to_pylist(), dtype=object)
+    rows = kept.column(schema.ROW).to_numpy()
+    left = {name: replace(part, ranges=ranges_of(rows[shards == name])) for name, part in obj.shards.items()}
+    counts = Counter(kept.column("reason").to_pylist())
+    _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
+    about["reasons"] = json.dumps(counts)
+    metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): provenance.encode(left, **about)}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(kept.replace_schema_metadata(metadata), buffer, compression="zstd")
+    storage.put(obj.entry.path, memoryview(buffer.getvalue()))

@@ -1,0 +1,32 @@
+"""Where a job is, read from its output by anybody, anywhere."""
+
+import json
+import time
+from dataclasses import asdict
+
+from jobs.errors import OutputError
+from jobs.progress import STALE, Progress, clock, read_all
+from jobs.storage import Storage, join
+
+
+def status(output: str, *, as_json: bool) -> tuple[str, bool]:
+    """What to print, and whether all is well: finished, or running with a recent sign of life. Raises OutputError."""
+    storage = Storage()
+    parts = read_all(storage, output)
+    if not parts:
+        raise OutputError(f"{output}: no progress there", "has a job been run into it?")
+    done = storage.exists(join(output, "_SUCCESS"))
+    healthy = done or all(_alive(part) for part in parts)
+    if as_json:
+        return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy
+    lines = [f"{output}: {'finished' if done else 'not finished'}"]
+    for part in parts:
+        lines.append(f"  {part.run} on {part.host}  {part}")
+        lines += [f"    rejected {count:>9,}  {reason}" for reason, count in part.reasons.items()]
+        if part.state in ("running", "stopping") and not _alive(part):
+            lines.append(f"    no sign of life for {clock(time.time() - part.updated)}: run the same command to go on")
+    return "\n".join(lines), healthy
+
+
+def _alive(part: Progress) -> bool:
+    return part.state == "finished" or (part.state in ("running", "stopping") and time.time() - part.updated < STALE)

@@ -1,0 +1,134 @@
+"""Watches a run from its driver: shows and publishes progress, keeps the lease, minds the limits, stops it in order.
+
+Stopping is asked of the readers: they end where they are, what is in flight is finished and committed, and the same
+command goes on from there. A run that does not end within GRACE seconds is interrupted.
+"""
+
+import _thread
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from jobs.config import JobConfig
+from jobs.errors import Interrupted, JobError, OutputError, StorageError
+from jobs.lease import SECONDS, Lease
+from jobs.meter import Snapshot
+from jobs.plan import Work
+from jobs.progress import Display, Progress, progress, publish
+from jobs.remote import look
+from jobs.storage import Storage
+
+GRACE = 60.0  # seconds for what is in flight
+_TICK, _PUBLISH_EVERY = 0.5, 5.0
+
+
+@dataclass
+class Watch:
+    """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end."""
+
+    run: str
+    part: str
+    work: Work
+    config: JobConfig
+    storage: Storage
+    lease: Lease
+    meter: Any
+    seen: Snapshot = field(default_factory=Snapshot)
+    stopped: JobError | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _stopped_at: float | None = None
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def watching(self) -> Iterator["Watch"]:
+        thread = threading.Thread(target=self._loop, daemon=True)
+        with self._signals():
+            thread.start()
+            try:
+                yield self
+            finally:
+                self._over.set()
+                thread.join()
+                self.seen = look(self.meter) or self.seen
+
+    def stop(self, why: JobError) -> None:
+        """Ask once; why is what the run ends with."""
+        if self.stopped is None:
+            self.stopped, self._stopped_at = why, time.monotonic()
+            self.meter.stop.remote()
+
+    def now(self, state: str) -> Progress:
+        seconds = time.monotonic() - self._began
+        return progress(run=self.run, state=state, seen=self.seen, work=self.work, seconds=seconds)
+
+    @property
+    def _state(self) -> str:
+        return "stopping" if self.stopped else "running"
+
+    def _loop(self) -> None:
+        published = renewed = time.monotonic()
+        with Display() as display:
+            while not self._over.wait(_TICK):
+                self.seen = look(self.meter) or self.seen
+                display.show(self.now(self._state))
+                self._mind_rejects()
+                if time.monotonic() - published >= _PUBLISH_EVERY:
+                    published = time.monotonic()
+                    renewed = self._keep(renewed)
+                if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE:
+                    self._over.set()
+                    _thread.interrupt_main()
+
+    def publish(self, state: str) -> None:
+        publish(self.storage, self.config.output.path, self.part, self.now(state))
+
+    def _keep(self, renewed: float) -> float:
+        """A store that is away for a moment costs nothing; a lease not renewed in its time ends the run."""
+        try:
+            self.publish(self._state)
+            self.lease.renew()
+            return time.monotonic()
+        except OutputError as exc:
+            self.stop(exc)
+        except StorageError as exc:
+            if time.monotonic() - renewed > SECONDS:
+                self.stop(exc)
+        return renewed
+
+    def _mind_rejects(self) -> None:
+        limits = self.config.limits
+        rows, rejects = self.seen.decoded, self.seen.rejected
+        if rows < limits.after_rows or rejects <= limits.max_reject_fraction * rows:
+            return
+        most = ", ".join(f"{count:,} {reason}" for reason, count in self.seen.reasons.most_common(3))
+        self.stop(
+            JobError(
+                f"{rejects:,} of the first {rows:,} rows are rejects ({most}): more than limits.max_reject_fraction",
+                "is this the right input? limits.max_reject_fraction: 1.0 goes on regardless",
+            )
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop in order; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            if self.stopped is not None:
+                raise KeyboardInterrupt
+            name = signal.Signals(number).name
+            self.stop(Interrupted(f"stopped by {name}; what was in flight is committed", "the same command goes on"))
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

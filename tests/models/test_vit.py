@@ -1,0 +1,96 @@
+"""Labels: the same classes and probabilities as transformers gives, cut and sorted as the recipe says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import schema
+from jobs.demo import WEIGHTS, scenes
+from jobs.models import loading
+from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
+
+
+def logits(folder: Path) -> torch.Tensor:
+    """As the documentation of transformers shows it."""
+    transformers = loading.transformers()
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", do_resize=False)
+    with torch.no_grad():
+        inputs = processor(images=list(noise(6).permute(0, 3, 1, 2)), return_tensors="pt")
+        return torch.as_tensor(model(**inputs).logits)
+
+
+def test_labels_and_probabilities_are_transformers_top_five() -> None:
+    results = load("vit")(noise(6), [None] * 6)
+    probs, ids = logits(WEIGHTS / "vit").softmax(1).topk(5)
+    assert column(results, schema.LABELS) == ids.tolist()
+    assert np.allclose(column(results, schema.LABEL_PROBS), probs.numpy(), atol=1e-6)
+    assert not results.broken.any()
+
+
+def test_probabilities_are_sorted_descending() -> None:
+    for probs in column(load("vit", top_k=64)(noise(6), [None] * 6), schema.LABEL_PROBS):
+        assert probs == sorted(probs, reverse=True)
+        assert sum(probs) == pytest.approx(1, abs=1e-5)
+
+
+def test_more_labels_than_classes_are_all_classes() -> None:
+    described = spec("vit", top_k=1000)
+    assert described.options["top_k"] == 64
+    for labels in column(load("vit", top_k=1000)(noise(2), [None] * 2), schema.LABELS):
+        assert sorted(labels) == list(range(64))
+
+
+@pytest.mark.parametrize("min_prob", [0.0, 0.01, 0.3, 1.0])
+def test_labels_below_min_prob_are_left_out(min_prob: float) -> None:
+    everything = column(load("vit", top_k=64)(noise(6), [None] * 6), schema.LABEL_PROBS)
+    kept = column(load("vit", top_k=64, min_prob=min_prob)(noise(6), [None] * 6), schema.LABEL_PROBS)
+    assert kept == [[prob for prob in probs if prob >= min_prob] for probs in everything]
+
+
+def test_a_row_may_keep_no_label_at_all() -> None:
+    results = load("vit", min_prob=1.0)(noise(3), [None] * 3)
+    assert column(results, schema.LABELS) == [[], [], []]
+    assert not results.broken.any()
+
+
+def test_a_multi_label_classifier_gives_sigmoids(tmp_path: Path) -> None:
+    folder = edit(copy("vit", tmp_path / "vit"), "config.json", problem_type="multi_label_classification")
+    assert spec("vit", folder).about["activation"] == "sigmoid"
+    probs, ids = logits(folder).sigmoid().topk(3)
+    results = load("vit", folder, top_k=3)(noise(6), [None] * 6)
+    assert column(results, schema.LABELS) == ids.tolist()
+    assert np.allclose(column(results, schema.LABEL_PROBS), probs.numpy(), atol=1e-6)
+
+
+def test_columns_are_of_the_contracts_types() -> None:
+    results = load("vit")(noise(2), [None] * 2)
+    assert {name: array.type for name, array in results.columns.items()} == {f.name: f.type for f in schema.labels()}
+
+
+def test_the_demo_classifier_names_what_it_sees() -> None:
+    described, model = spec("vit"), load("vit", top_k=1)
+    seen = [scenes.scene(scenes.HELD_OUT + i) for i in range(20)]
+    canvases = np.stack([np.asarray(scenes.draw(scene).resize((64, 64), 2)) for scene in seen])
+    labels = column(model(torch.from_numpy(canvases), [None] * 20), schema.LABELS)
+    right = [described.labels[label[0]] == scene.label for label, scene in zip(labels, seen, strict=True)]
+    assert sum(right) >= 17
+
+
+def test_one_nan_class_breaks_the_row_and_raises_nothing(tmp_path: Path) -> None:
+    folder = copy("vit", tmp_path / "vit")
+    bias = tensors(folder)["classifier.bias"].clone()
+    bias[7] = float("nan")
+    results = load("vit", rewrite(folder, classifier__bias=bias))(noise(3), [None] * 3)
+    assert results.broken.tolist() == [True] * 3
+
+
+def test_about_says_what_the_model_is() -> None:
+    described = spec("vit")
+    assert described.about["architecture"] == "ViTForImageClassification"
+    assert described.about["classes"] == len(described.labels) == 64
+    assert described.about["activation"] == "softmax"
+    assert described.labels == scenes.LABELS
+    assert described.about["revision"].startswith("sha256:")

@@ -1,0 +1,175 @@
+"""A recipe is taken as it is written, or refused with every mistake in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.config import JobConfig
+from jobs.errors import ConfigError
+
+PATHS = {"source": {"path": "in"}, "output": {"path": "out"}}
+
+
+def message(tree: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        JobConfig.of(tree)
+    return caught.value.message
+
+
+def saved(folder: Path, tree: Any) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(tree if isinstance(tree, str) else json.dumps(tree), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "nearest"),
+    [
+        (None, "sourc", "source"),
+        (None, "model", "models"),
+        ("source", "kep", "keep"),
+        ("decode", "max_pixel", "max_pixels"),
+        ("output", "row_per_file", "rows_per_file"),
+        ("compute", "batchsize", "batch_size"),
+        ("storage", "endpoint", "endpoint_url"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(section: str | None, key: str, nearest: str) -> None:
+    """A typo that becomes a default costs a whole run."""
+    tree: dict[str, Any] = {name: dict(keys) for name, keys in PATHS.items()}
+    (tree if section is None else tree.setdefault(section, {}))[key] = 1
+    where = key if section is None else f"{section}.{key}"
+    assert message(tree) == f"{where} is not a known key; the nearest is {nearest!r}"
+
+
+def test_an_unknown_key_two_sections_deep_names_the_nearest_known_one() -> None:
+    assert message({**PATHS, "models": {"vit": {"topk": 3}}}).endswith("the nearest is 'top_k'")
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    said = message(
+        {
+            "source": {"format": "csv"},
+            "models": {"vit": {"top_k": 0}, "align": {"txt": True}},
+            "output": {"path": ""},
+            "compute": {"batch_size": 0, "gpus": "all"},
+            "storage": {"anonymous": "yes"},
+        }
+    )
+    keys = ["source.path", "source.format", "models.vit.top_k", "models.align.txt", "output.path"]
+    keys += ["compute.batch_size", "compute.gpus", "storage.anonymous"]
+    assert [key for key in keys if f"{key} is " not in said] == []
+
+
+def test_an_empty_recipe_says_what_is_needed() -> None:
+    assert message({}) == "source is needed and has no default; output is needed and has no default"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("source", "path", ""),
+        ("source", "path", []),
+        ("source", "path", ["a", ""]),
+        ("source", "keep", "url"),
+        ("source", "keep", ["url", "url"]),
+        ("decode", "max_pixels", 0),
+        ("decode", "exif_orientation", "yes"),
+        ("output", "rows_per_file", "many"),
+        ("compute", "batch_size", True),
+        ("compute", "batch_size", 8.0),
+        ("compute", "decode_cpus", -1),
+        ("models", "vit", 5),
+        ("storage", "endpoint_url", "minio:9000"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_key(section: str, key: str, value: Any) -> None:
+    tree = {**PATHS, section: {**PATHS.get(section, {}), key: value}}
+    assert message(tree).startswith(f"{section}.{key} ")
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@minio:9000", "s3://me:hunter2@minio", "https://hunter2@host"])
+def test_credentials_in_the_endpoint_are_refused_and_not_repeated(url: str) -> None:
+    """Configs are printed, logged and stored beside the output."""
+    said = message({**PATHS, "storage": {"endpoint_url": url}})
+    assert said.startswith("storage.endpoint_url ")
+    assert "hunter2" not in said
+
+
+def test_a_job_without_any_model_is_refused() -> None:
+    assert "at least one of vit and align" in message({**PATHS, "models": {"vit": None, "align": None}})
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = JobConfig.of(PATHS)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.output.path = "elsewhere"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("models.vit.top_k=3", "models.vit.top_k", 3),
+        ("models.align=null", "models.align", None),
+        ("source.path=[a, 's3://b/c']", "source.path", ("a", "s3://b/c")),
+        ("source.keep=[]", "source.keep", ()),
+        ("output.path=s3://bucket/out=1", "output.path", "s3://bucket/out=1"),
+        ("compute.batch_size=auto", "compute.batch_size", "auto"),
+        ("models.vit.min_prob=1", "models.vit.min_prob", 1.0),
+        ("storage.endpoint_url=http://minio:9000", "storage.endpoint_url", "http://minio:9000"),
+    ],
+)
+def test_set_overrides_one_key(tmp_path: Path, override: str, path: str, value: Any) -> None:
+    found: Any = JobConfig.load(saved(tmp_path, PATHS), [override])
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_the_last_override_of_a_key_wins_and_reaches_into_a_null_section(tmp_path: Path) -> None:
+    recipe = saved(tmp_path, {**PATHS, "models": {"vit": None}})
+    config = JobConfig.load(recipe, ["models.vit.top_k=3", "models.vit.top_k=4"])
+    assert config.models.vit is not None
+    assert config.models.vit.top_k == 4
+
+
+@pytest.mark.parametrize("override", ["models.vit.top_k", "=3", "source.path=[", "source.path.more=1"])
+def test_a_malformed_override_is_quoted_in_the_error(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        JobConfig.load(saved(tmp_path, PATHS), [override])
+    assert f"--set {override}" in caught.value.message
+
+
+def test_a_misspelt_override_names_the_nearest_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nearest is 'top_k'"):
+        JobConfig.load(saved(tmp_path, PATHS), ["models.vit.topk=3"])
+
+
+def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
+    """The run stores its recipe and hands it to the cluster as YAML."""
+    config = JobConfig.of(
+        {
+            "source": {"path": ["s3://b/{0..3}.tar", "ünï/*.tar", "no", "1e3"], "keep": ["url", "null"]},
+            "models": {"vit": {"min_prob": 0.1, "revision": "1234"}, "align": None},
+            "output": {"path": "a: b #c", "rows_per_file": 100},
+            "storage": {"endpoint_url": "http://minio:9000"},
+        }
+    )
+    assert JobConfig.load(saved(tmp_path, config.to_yaml())) == config
+
+
+def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such recipe") as caught:
+        JobConfig.load(tmp_path / "job.yaml")
+    assert "coyo-jobs init" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "a: [", "a: b: c", "\x00"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        JobConfig.load(path)
+    assert caught.value.message.startswith(str(path))

@@ -1,0 +1,72 @@
+"""The line a person sees while a job runs."""
+
+import pytest
+
+from jobs.meter import Meter, Snapshot
+from jobs.plan import Work
+from jobs.progress import Progress, line
+
+FRESH = Work(tasks=(), shards=10, shards_done=0, rows_done=0, bytes_left=10_000)
+
+
+def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
+    """Every shard of the work is 1,000 bytes and 5,000 rows."""
+    meter = Meter()
+    meter.count("source", source, 1.0, {})
+    meter.count("annotate", annotated, 1.0, {})
+    meter.count("sink", annotated, 1.0, {"truncated": 2, "no_image": 1})
+    meter.finish(finished, 1_000 * finished, 5_000 * finished)
+    return meter.snapshot()
+
+
+def test_before_the_first_batch_it_says_what_is_going_on() -> None:
+    """Models of several GB load for a minute; a line of zeros looks like a hang."""
+    assert line(Snapshot(), FRESH, 7.4) == "7 s  starting: the models are loading"
+    assert "starting" in line(after(300, 0), FRESH, 7.4)
+
+
+def test_until_a_shard_is_finished_no_total_is_invented() -> None:
+    assert line(after(3_000, 2_500), FRESH, 10.0) == "2,500 rows  250.0 rows/s  3 rejects  0 of 10 shards read"
+
+
+def test_the_total_is_estimated_from_the_bytes_of_finished_shards() -> None:
+    said = line(after(13_000, 12_500, finished=2), FRESH, 10.0)
+    assert said.startswith("12,500 of about 50,000 rows  1,250.0 rows/s")
+    assert said.endswith("2 of 10 shards read  0:30 left")
+
+
+def test_the_total_is_exact_when_everything_is_read() -> None:
+    said = line(after(49_000, 40_000, finished=10), FRESH, 100.0)
+    assert said.startswith("40,000 of 49,000 rows")
+    assert said.endswith("10 of 10 shards read  0:22 left")
+
+
+def test_a_resumed_run_counts_what_was_there_and_rates_what_it_does() -> None:
+    """A rate that includes yesterday's rows promises an end that never comes."""
+    resumed = Work(tasks=(), shards=10, shards_done=4, rows_done=20_000, bytes_left=6_000)
+    said = line(after(13_000, 10_000, finished=2), resumed, 100.0)
+    assert said.startswith("30,000 of about 50,000 rows  100.0 rows/s")
+    assert said.endswith("6 of 10 shards read  3:20 left")
+    assert line(after(30_000, 30_000, finished=6), resumed, 100.0).startswith("50,000 of 50,000 rows")
+
+
+def test_long_runs_show_hours() -> None:
+    assert line(after(5_000, 1_000, finished=1), FRESH, 1_000.0).endswith("13:36:40 left")
+
+
+def test_rows_that_a_retry_counted_twice_never_give_negative_time() -> None:
+    assert line(after(50_000, 51_000, finished=10), FRESH, 10.0).endswith("0:00 left")
+
+
+def test_a_meter_that_cannot_be_asked_leaves_the_last_counts() -> None:
+    """The meter's actor can die with its node; only the display may suffer."""
+    answers = [after(10, 10), None]
+    with Progress(FRESH, lambda: answers.pop(0) if answers else None) as progress:
+        progress._line()
+    assert progress.seen.stages["annotate"].rows == 10
+
+
+def test_off_a_terminal_a_short_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(FRESH, lambda: after(1, 1)):
+        pass
+    assert capsys.readouterr() == ("", "")
