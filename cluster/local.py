@@ -32,6 +32,8 @@ def session() -> Iterator[Mapping[str, float]]:
             # Two CPUs at least: one actor and one reader must fit even on a single core.
             cpus = max(2, os.cpu_count() or 1)
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield ray.cluster_resources()
     finally:

@@ -32,6 +32,7 @@ class Snapshot:
     finished_rows: int = 0
     ran_on: Counter[str] = field(default_factory=Counter)
     set_aside: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def decoded(self) -> int:
@@ -72,11 +73,13 @@ class Meter:
     def set_aside(self, shard: str, why: str) -> None:
         """A shard that storage would not give; the run goes on without it."""
         self._now.set_aside[shard] = why
+        self._now.notes.append(f"{shard}: set aside: {why}")
 
     def begin(self, shard: str, block: Any) -> bool:
         """A block of this shard is about to be decoded; whether an earlier try at one of them never came back."""
-        if block in self._open:
+        if block in self._open and shard not in self._fatal:
             self._fatal.add(shard)
+            self._now.notes.append(f"{shard}: a process died while decoding; its images are now decoded one by one")
         self._open.add(block)
         return shard in self._fatal
 

@@ -7,6 +7,7 @@ sink      write tasks, annotated rows -> Parquet objects             a sliver of
 """
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class Pipeline:
         return (
             ray.data.read_datasource(
                 ShardDatasource(tasks, reader), override_num_blocks=len(tasks), num_cpus=read_cpus,
-                compute=TaskPoolStrategy(r.decode_cpus), max_retries=_RETRIES,
+                compute=TaskPoolStrategy(r.decode_cpus), ray_remote_args={"max_retries": _RETRIES},
             )
             .map_batches(
                 Decoder(self.config, self.specs, self.report).decode, batch_size=None, batch_format="pyarrow",
@@ -135,6 +136,8 @@ class Pipeline:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
+        # max_retries has no parameter of its own in this version of Ray, which asks to use that one instead.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,13 @@ class Display:
         if self._live:
             self._live.stop()
 
+    def tell(self, notes: list[str], said: int) -> int:
+        """Print the notes after the first `said`; how many there are now."""
+        for note in notes[said:]:
+            console = self._live.console if self._live else Console(stderr=True, soft_wrap=True)
+            console.print(f"note      {note}", highlight=False)
+        return len(notes)
+
     def show(self, now: Progress) -> None:
         if self._live:
             self._live.update(Text(str(now), no_wrap=True, overflow="ellipsis"))

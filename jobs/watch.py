@@ -72,10 +72,12 @@ class Watch:
 
     def _loop(self) -> None:
         published = renewed = time.monotonic()
+        said = 0
         with Display() as display:
             while not self._over.wait(_TICK):
                 self.seen = look(self.meter) or self.seen
                 display.show(self.now(self._state))
+                said = display.tell(self.seen.notes, said)
                 self._mind_rejects()
                 if time.monotonic() - published >= _PUBLISH_EVERY:
                     published = time.monotonic()
