@@ -25,6 +25,8 @@ def session() -> Iterator[Mapping[str, float]]:
         return
     # Its C++ parts print warnings to the terminal that no user of a job can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _hushed():
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.ERROR, log_to_driver=False)

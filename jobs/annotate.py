@@ -1,5 +1,6 @@
 """The actor that holds all of a job's models: decoded rows in, annotated rows out, one to one."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ class Annotator:
         torch.set_num_threads(threads)
         self._dtype = _dtype(device, precision)
         self._specs = specs
-        self._models: list[Model] = [
-            _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), torch.device(device), self._dtype)
+        self._models = [
+            Fitting(_KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), torch.device(device), self._dtype))
             for spec in specs
         ]
         self._device = device
@@ -69,6 +70,40 @@ class Annotator:
     @property
     def _consumed(self) -> set[str]:
         return {schema.TEXT, *(spec.canvas.name for spec in self._specs)}
+
+
+class Fitting:
+    """A model that is given no more rows at once than have fitted into memory so far."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._most = sys.maxsize
+
+    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
+        """Raises torch.OutOfMemoryError when not even one row fits."""
+        parts: list[Results] = []
+        done = 0
+        while done < len(texts):
+            rows = slice(done, min(done + self._most, len(texts)))
+            results = self._try(pixels[rows], texts[rows])
+            if results is None:
+                self._most = (rows.stop - rows.start) // 2
+                torch.cuda.empty_cache()  # only now: while the error was handled, its frames held their tensors
+                continue
+            parts.append(results)
+            done = rows.stop
+        names = parts[0].columns
+        columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in names}
+        return Results(columns, np.concatenate([part.broken for part in parts]))
+
+    def _try(self, pixels: torch.Tensor, texts: list[str | None]) -> Results | None:
+        """None when there is no memory for so many rows."""
+        try:
+            return self._model(pixels, texts)
+        except torch.OutOfMemoryError:
+            if len(texts) == 1:
+                raise
+            return None
 
 
 def _dtype(device: str, precision: str) -> torch.dtype:

@@ -36,6 +36,13 @@ class Canvas:
         assert size is not None
         return size
 
+    def resized(self, height: int, width: int) -> tuple[int, int] | None:
+        """(height, width) between resize and crop; the longer edge has no bound. None: not resized."""
+        if not self.shortest_edge:
+            return self.squash
+        longer = int(self.shortest_edge * max(height, width) / min(height, width))
+        return (self.shortest_edge, longer) if height <= width else (longer, self.shortest_edge)
+
     @property
     def name(self) -> str:
         """The column's name: the size to read, a digest to tell canvases of one size apart."""
@@ -62,19 +69,11 @@ class Scale:
 
 def paint(image: Image.Image, canvas: Canvas) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """uint8 [height, width, 3] from an RGB image."""
-    size = canvas.squash
-    if canvas.shortest_edge:
-        size = _by_shortest_edge(image.height, image.width, canvas.shortest_edge)
+    size = canvas.resized(image.height, image.width)
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling(canvas.resample))
     pixels = np.asarray(image)
     return _centre_crop(pixels, canvas.crop) if canvas.crop else pixels
-
-
-def _by_shortest_edge(height: int, width: int, edge: int) -> tuple[int, int]:
-    short, long = min(height, width), max(height, width)
-    longer = int(edge * long / short)
-    return (edge, longer) if height <= width else (longer, edge)
 
 
 def _centre_crop(pixels: "np.ndarray[Any, Any]", crop: tuple[int, int]) -> "np.ndarray[Any, Any]":

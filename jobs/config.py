@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from jobs import schema
 from jobs.errors import ConfigError
 
 Auto = Literal["auto"]
@@ -35,9 +36,7 @@ class SourceConfig(_Section):
     keep: tuple[str, ...] = Field(
         ("url", "width", "height"), description="source columns (WebDataset: json fields) to copy to the output"
     )
-    image_column: str = Field(
-        "auto", description="column or tar suffix with the image bytes; auto: image, jpg, png, ..."
-    )
+    image_column: str = Field("auto", description="column or tar suffix with the image bytes; auto: image, jpg, ...")
     text_column: str = Field("auto", description="column or tar suffix with the text; auto: text, caption, txt")
     key_column: str = Field("auto", description="column with the source's own id; auto: key, id")
 
@@ -58,26 +57,31 @@ class SourceConfig(_Section):
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if twice := {name for name in value if value.count(name) > 1}:
             raise ValueError(f"names {sorted(twice)} twice")
+        if taken := next((name for name in value if name in schema.RESERVED or name.startswith("_")), None):
+            why = (
+                "is a column of the output itself" if taken in schema.RESERVED else "starts with _, as the job's own do"
+            )
+            raise ValueError(f"names {taken!r}: {taken} {why}; rename it in the source")
         return value
 
 
 class DecodeConfig(_Section):
     """How bytes become RGB."""
 
-    exif_orientation: bool = Field(True, description="turn pictures upright as their EXIF tag says")
+    exif_orientation: bool = Field(
+        True, description="turn pictures upright as their EXIF tag says; TIFF is always turned"
+    )
     alpha: Literal["white", "drop"] = Field(
         "white", description="white composites transparency on white, drop ignores it as transformers' pipelines do"
     )
-    max_pixels: int = Field(178_956_970, gt=0, description="larger images are rejects, pixels (Pillow's own limit)")
+    max_pixels: int = Field(178_956_970, gt=0, description="larger images are rejects, pixels; also when resized")
 
 
 class VitConfig(_Section):
     """Labels from an image classifier."""
 
     weights: str = Field("kakaobrain/vit-large-patch16-384", description="hub id, local or s3:// folder, or demo")
-    revision: str | None = Field(
-        None, description="hub commit, branch or tag; null: the newest, and the run records which"
-    )
+    revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
     top_k: int = Field(5, gt=0, description="labels per image, at most")
     min_prob: float = Field(0.0, ge=0.0, le=1.0, strict=False, description="labels below this probability are left out")
 
@@ -86,9 +90,7 @@ class AlignConfig(_Section):
     """Embeddings from an image-text dual encoder."""
 
     weights: str = Field("kakaobrain/align-base", description="hub id, local or s3:// folder, or demo")
-    revision: str | None = Field(
-        None, description="hub commit, branch or tag; null: the newest, and the run records which"
-    )
+    revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
     text: bool = Field(True, description="also embed the text, and give the similarity of image and text")
 
 
@@ -158,11 +160,7 @@ class LimitsConfig(_Section):
     """What a run puts up with before it stops."""
 
     max_reject_fraction: float = Field(
-        0.9,
-        gt=0.0,
-        le=1.0,
-        strict=False,
-        description="stop when more of the rows than this are rejects; 1.0 never stops",
+        0.9, gt=0.0, le=1.0, strict=False, description="stop when more of the rows are rejects; 1.0 never stops"
     )
     after_rows: int = Field(1000, gt=0, description="rows to look at before max_reject_fraction counts")
     unreadable_shards: Literal["stop", "set_aside"] = Field(
@@ -287,8 +285,9 @@ _PLAIN = {
     "valid tuple": "list",
     "valid integer": "whole number",
     "valid number": "number",
-    "valid string": "text",
-    "valid boolean": "true or false",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "Keys should be strings": "is a key, and keys must be text",
 }
 
 

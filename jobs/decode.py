@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageCms, UnidentifiedImageError
 
 from jobs import schema
 from jobs.canvas import Canvas, paint
@@ -31,6 +31,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SVG_STARTS = (b"<svg", b"<?xml", b"<!DOCTYPE svg", b"<!--")
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second is EPS with a preview, from DOS
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _NOT_READ = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"JXL ": "JPEG XL"}
 
@@ -40,7 +42,7 @@ def decode(data: bytes, config: DecodeConfig) -> Image.Image:
     if not data:
         raise Reject(Reason.EMPTY, "zero bytes")
     # Pillow raises above twice its limit and only warns above the limit itself.
-    Image.MAX_IMAGE_PIXELS = config.max_pixels // 2
+    Image.MAX_IMAGE_PIXELS = (config.max_pixels + 1) // 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -61,6 +63,7 @@ def decode(data: bytes, config: DecodeConfig) -> Image.Image:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a decode task has one core; libavif would take all there are
     return tuple(name for name in Image.ID if name not in _OTHER_PROGRAMS)
 
 
@@ -96,7 +99,11 @@ def _rgb(image: Image.Image, config: DecodeConfig) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     """The high byte, as libpng does for 16-bit colour; mode I holds 16-bit gray too (PGM, old PNG)."""
-    return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8), "L")
+    values = np.asarray(image)
+    gray = Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8), "L")
+    if "transparency" in image.info:  # a PNG's transparent gray, of which the high byte alone may be another gray
+        gray.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
+    return gray
 
 
 def _from_float(image: Image.Image) -> Image.Image:
@@ -113,33 +120,56 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
 
 def _unidentified(data: bytes) -> Reject:
     head = data[:4096]
+    if head.startswith(_IMAGE_MAGIC) or _is_webp(head) or _is_avif(head):
+        return _broken(data, ValueError("starts like an image, but its header cannot be read"))
     for magic, name in _NOT_READ.items():
         if magic in head[:16]:
             return Reject(Reason.UNSUPPORTED_FORMAT, f"{name} is not a format Pillow reads")
     if head.startswith(b"\xff\x0a"):
         return Reject(Reason.UNSUPPORTED_FORMAT, "JPEG XL is not a format Pillow reads")
-    if head.lstrip().startswith((b"<svg", b"<?xml", b"<!DOCTYPE svg")) and b"<svg" in head:
+    if _is_svg(head):
         return Reject(Reason.UNSUPPORTED_FORMAT, "SVG is not a format Pillow reads")
-    if head.startswith(b"%!PS"):
+    if head.startswith(_POSTSCRIPT):
         return Reject(Reason.UNSUPPORTED_FORMAT, "PostScript would run another program")
-    if head.startswith(_IMAGE_MAGIC) or _is_webp(head):
-        return _broken(data, ValueError("starts like an image, but its header cannot be read"))
     return Reject(Reason.NOT_AN_IMAGE, f"no image format; {len(data)} bytes that start with {head[:24]!r}")
 
 
 def _broken(data: bytes, exc: Exception) -> Reject:
-    """Told apart by what Pillow says and, for WebP, by the length its header promises."""
+    """Told apart by what Pillow says and, for WebP and AVIF, by the length their headers promise."""
     says = f"{type(exc).__name__}: {exc}"
     if "too large" in says.lower() or "decompression bomb" in says.lower() or isinstance(exc, MemoryError):
         return Reject(Reason.TOO_LARGE, says)
-    promised = int.from_bytes(data[4:8], "little") + 8 if _is_webp(data) else 0
-    if "truncated" in says.lower() or promised > len(data):
+    if "truncated" in says.lower() or _promised(data) > len(data):
         return Reject(Reason.TRUNCATED, says)
     return Reject(Reason.CORRUPT, says)
 
 
+def _promised(data: bytes) -> int:
+    """The file's length as it says itself; 0 where it does not."""
+    if _is_webp(data):
+        return int.from_bytes(data[4:8], "little") + 8
+    end = 0
+    while _is_avif(data) and end < len(data):  # a chain of boxes that begin with their size
+        size = int.from_bytes(data[end : end + 4], "big")
+        if size < 8:
+            break
+        end += size
+    return end
+
+
 def _is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _is_avif(data: bytes) -> bool:
+    """Named AVIF as its main or a compatible brand: its main brand may be HEIF's."""
+    return data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in (b"avif", b"avis"))
+
+
+def _is_svg(head: bytes) -> bool:
+    """Also after a byte order mark or a comment; not where a web page has drawings in it."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return text.startswith(_SVG_STARTS) and b"<svg" in text and b"<html" not in text.lower()
 
 
 Render = Callable[[bytes], "list[np.ndarray[Any, np.dtype[np.uint8]]]"]
@@ -150,7 +180,19 @@ def render(
 ) -> "list[np.ndarray[Any, np.dtype[np.uint8]]]":
     """uint8 [height, width, 3] for each canvas, from one decode. Raises Reject."""
     image = decode(data, config)
-    return [paint(image, canvas) for canvas in canvases]
+    try:
+        return [_paint(image, canvas, config) for canvas in canvases]
+    except MemoryError as exc:
+        raise Reject(Reason.TOO_LARGE, f"{image.width}x{image.height} pixels: no memory to resize them") from exc
+
+
+def _paint(image: Image.Image, canvas: Canvas, config: DecodeConfig) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Refuses a strip: with its shortest edge at 224 pixels, a 10,000,000x1 picture would be 2 billion long."""
+    height, width = canvas.resized(image.height, image.width) or (0, 0)
+    if canvas.shortest_edge and height * width > config.max_pixels:
+        says = f"{image.width}x{image.height} pixels would be resized to {width}x{height}"
+        raise Reject(Reason.TOO_LARGE, f"{says}, more than decode.max_pixels {config.max_pixels}")
+    return paint(image, canvas)
 
 
 def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas], by: Render | None = None) -> pa.Table:
@@ -158,6 +200,7 @@ def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas], 
 
     `by` renders in another way than in this process.
     """
+    expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases])
     images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
     stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
     stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]
@@ -173,6 +216,12 @@ def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas], 
     columns = dict(zip(raw.column_names, raw.columns, strict=True))
     columns |= {schema.STAGE: pa.array(stages, pa.string()), schema.REASON: pa.array(reasons, pa.string())}
     columns |= {schema.MESSAGE: pa.array(messages, pa.string())}
-    tensors = [pa.FixedShapeTensorArray.from_numpy_ndarray(stack) for stack in stacks]
-    columns |= {canvas.name: tensor for canvas, tensor in zip(canvases, tensors, strict=True)}
-    return pa.table({name: columns[name] for name in columns if name != schema.IMAGE})
+    columns |= {canvas.name: _tensors(canvas, stack) for canvas, stack in zip(canvases, stacks, strict=True)}
+    return pa.Table.from_arrays([columns[name] for name in expected.names], schema=expected)
+
+
+def _tensors(canvas: Canvas, stack: "np.ndarray[Any, np.dtype[np.uint8]]") -> pa.Array:
+    """Without a copy. pyarrow's from_numpy_ndarray takes no empty stack, and adds a permutation to the type."""
+    kind = canvas.field.type
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(stack.reshape(-1)), type=kind.storage_type)
+    return pa.ExtensionArray.from_storage(kind, rows)

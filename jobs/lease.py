@@ -41,6 +41,9 @@ class Holder:
         return True
 
 
+_NOBODY = Holder("unknown", "unknown", 0, 0.0)  # of a lease that says nothing: it has expired
+
+
 class Lease:
     """Held by one run. `part` tells runs over disjoint shards apart."""
 
@@ -79,7 +82,11 @@ class Lease:
     def _holder(self) -> Holder | None:
         if not self._storage.exists(self._path):
             return None
-        return Holder(**json.loads(self._storage.read(self._path)))
+        try:
+            told = json.loads(self._storage.read(self._path))
+            return Holder(str(told["run"]), str(told["host"]), int(told["pid"]), float(told["until"]))
+        except (ValueError, TypeError, KeyError):
+            return _NOBODY
 
     def _refusal(self, holder: Holder | None) -> OutputError:
         if holder is None:

@@ -75,13 +75,16 @@ class Meter:
         self._now.set_aside[shard] = why
         self._now.notes.append(f"{shard}: set aside: {why}")
 
-    def begin(self, shard: str, block: Any) -> bool:
-        """A block of this shard is about to be decoded; whether an earlier try at one of them never came back."""
+    def begin(self, shard: str, block: Any) -> str:
+        """A block of this shard is about to be decoded. What to do: "stop", "carefully" because an earlier try at
+        one of them never came back, or "go"."""
+        if self._stopping:
+            return "stop"
         if block in self._open and shard not in self._fatal:
             self._fatal.add(shard)
             self._now.notes.append(f"{shard}: a process died while decoding; its images are now decoded one by one")
         self._open.add(block)
-        return shard in self._fatal
+        return "carefully" if shard in self._fatal else "go"
 
     def end(self, block: Any) -> None:
         self._open.discard(block)
@@ -90,7 +93,7 @@ class Meter:
         return self._now
 
     def stop(self) -> None:
-        """No new rows: readers end where they are, and what is in flight is finished."""
+        """No new rows: readers end where they are, rows without results are dropped, those with them are committed."""
         self._stopping = True
 
     def stopping(self) -> bool:

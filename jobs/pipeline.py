@@ -151,8 +151,10 @@ class Decoder:
     def decode(self, raw: pa.Table) -> pa.Table:
         since = time.perf_counter()
         block = _block(raw)
-        careful = self.report.ask("begin", block[0], block)
-        decoded = self._carefully(raw) if careful else self._quickly(raw)
+        how = self.report.ask("begin", block[0], block)
+        if how == "stop":
+            return paint_rows(raw.slice(0, 0), self.config.decode, self.canvases)
+        decoded = self._carefully(raw) if how == "carefully" else self._quickly(raw)
         self.report.send("end", block)
         self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None))
         return decoded
@@ -190,6 +192,8 @@ class AnnotateActor:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()
+        if self._report.ask("stopping"):
+            return self._annotator(decoded.slice(0, 0))
         annotated = self._annotator(decoded)
         self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE))
         return annotated

@@ -28,7 +28,7 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         index, slash, count = text.partition("/")
-        if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise ConfigError(f"--part {text}: not of the form 2/8, from 1/8 to 8/8")
         return cls(int(index), int(count))
 
@@ -63,12 +63,12 @@ def plan(
         cut = pool.map(lambda shard: _units(storage, source, shard, coverage.get(shard.name, Coverage())), left)
         units = [unit for units in cut for unit in units]
     size = sum(shard.entry.size for shard in left)
-    target = min(GROUP_BYTES, size // (4 * cores))  # enough tasks for every core, before they are big enough
+    target = min(GROUP_BYTES, size // (4 * max(1, cores)))  # enough tasks for every core, before they are big enough
     return Work(
         tasks=tuple(_grouped(units, target)),
         shards=len(shards),
         shards_done=len(done),
-        rows_done=sum(part.count for part in coverage.values()),
+        rows_done=sum(coverage[shard.name].count for shard in shards if shard.name in coverage),
         bytes_left=size,
     )
 
@@ -86,7 +86,7 @@ def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> li
         size += stored
     if parts == [[]]:  # no readable footer: the reader says so
         return [Unit(shard, None, have.ranges)]
-    return [Unit(shard, tuple(part), have.ranges) for part in parts]
+    return [Unit(shard, tuple(part), have.ranges, last=part is parts[-1]) for part in parts]
 
 
 def _grouped(units: Sequence[Unit], target: int) -> list[Task]:

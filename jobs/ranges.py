@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from fsspec.asyn import AsyncFileSystem, sync
@@ -47,12 +47,19 @@ class Ranges(io.RawIOBase):
         return len(data)
 
 
+def tag(info: Mapping[str, Any]) -> str:
+    """What changes when an object does: S3's ETag, or a local file's time and size."""
+    return str(info.get("ETag") or (f"{int(info['mtime'] * 1e9)}-{info['size']}" if "mtime" in info else ""))
+
+
 def exactly(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
     """The bytes from `start` to `end`. Raises Changed, or ShortRead."""
     if isinstance(fs, AsyncFileSystem):
         data = cast(bytes, sync(fs.loop, _get, fs, name, f"bytes={start}-{end - 1}", etag))
     else:
         data = cast(bytes, fs.cat_file(name, start=start, end=end))
+        if etag and tag(fs.info(name)) != etag:
+            raise Changed
     if len(data) != end - start:
         raise ShortRead(f"{len(data)} bytes came for {end - start} at {start}")
     return data

@@ -49,5 +49,5 @@ def _comment(start: str, text: str) -> str:
 
 def _yaml(value: Any) -> str:
     plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
+    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

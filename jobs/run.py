@@ -5,6 +5,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from ray.exceptions import RayError
 from cluster import local
 from jobs import __version__, identity, ledger
 from jobs.config import JobConfig
-from jobs.errors import OutputError, SetAside
+from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
 from jobs.ledger import Ledger
 from jobs.meter import Reporter
@@ -58,8 +59,13 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
             storage.delete(join(config.output.path, SUCCESS))
         with local.session() as cluster:
             return job.execute(run_id, lease, cluster)
+    except ConnectionError as exc:
+        raise ClusterError(
+            f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
+        ) from exc
     finally:
-        lease.release()
+        with suppress(StorageError):  # it ends by itself, and must not hide what the run ends with
+            lease.release()
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
@@ -138,8 +144,11 @@ class _Job:
         try:
             with watch.watching():
                 pipeline.write(pipeline.build(work.tasks), sink)
-        except RayError as exc:
-            watch.stopped = watch.stopped or cause(exc)
+        except (RayError, KeyboardInterrupt) as exc:
+            if isinstance(exc, RayError):
+                watch.stopped = watch.stopped or cause(exc)
+            elif watch.stopped is None:
+                raise
         if watch.stopped:
             watch.publish("stopped")
             raise watch.stopped

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,17 +20,18 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.patience import code, patiently
-from jobs.ranges import Changed, Ranges, exactly
+from jobs.ranges import Changed, Ranges, exactly, tag
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
 _GLOB = re.compile(r"[*?\[]")
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_SCHEME = re.compile(r"\w+:/")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One object: its path as this module takes it, its size in bytes, and S3's tag of its content."""
+    """One object: its path as this module takes it, its size in bytes, and a tag that changes with its content."""
 
     path: str
     size: int
@@ -50,10 +51,10 @@ class Storage:
         """
         with self._translate(path):
             patterns = expand_braces(path)
-            if len(patterns) == 1:
-                found = self._glob(path) if _GLOB.search(path) else self._tree(path)
-            else:
+            if patterns != [path]:
                 found = self._named(patterns)
+            else:
+                found = self._glob(path) if _GLOB.search(path) else self._tree(path)
             if not found and path.startswith("s3://"):
                 self._check_bucket(path)
             return sorted(found, key=lambda entry: entry.path)
@@ -94,10 +95,11 @@ class Storage:
         """Put, unless something is there already; whether it was put. Of several callers at once one succeeds."""
         with self._translate(path):
             fs, name = self._fs(path)
-            if _is_local(path):
-                return _put_new_local(name, data)
             try:
-                patiently(lambda: fs.pipe_file(name, data, mode="create"))
+                if _is_local(path):
+                    _put_local(name, data, reveal=os.link)
+                else:
+                    patiently(lambda: fs.pipe_file(name, data, mode="create"))
             except OSError as exc:
                 if isinstance(exc, FileExistsError) or code(exc) in _TAKEN:
                     return False
@@ -129,6 +131,8 @@ class Storage:
             return fsspec.filesystem("file"), absolute(path)
         if not path.startswith("s3://"):
             raise StorageError(f"{path}: not a path this job can reach", "local paths and s3:// are")
+        if not path.removeprefix("s3://").partition("/")[0]:
+            raise StorageError(f"{path}: names no bucket", "s3:// paths are s3://bucket or s3://bucket/folder")
         client = {"region_name": self.config.region} if self.config.region else {}
         fs = fsspec.filesystem(
             "s3",
@@ -180,9 +184,15 @@ class Storage:
             )
 
     def _entries(self, path: str, infos: dict[str, dict[str, Any]]) -> list[Entry]:
+        fs, _ = self._fs(path)
         scheme = "" if _is_local(path) else "s3://"
-        files = ((name, info) for name, info in infos.items() if info["type"] == "file")
-        return [Entry(scheme + name, info["size"] or 0, info.get("ETag", "")) for name, info in files]
+        found = []
+        for name, info in infos.items():
+            if info.get("islink") and os.path.isfile(name):
+                info = fs.info(name)  # listings describe the link, not its file
+            if info["type"] == "file":
+                found.append(Entry(scheme + name, info["size"] or 0, tag(info)))
+        return found
 
     @contextlib.contextmanager
     def _translate(self, path: str) -> Iterator[None]:
@@ -244,20 +254,12 @@ def absolute(path: str) -> str:
 
 
 def _is_local(path: str) -> bool:
-    return "://" not in path or path.startswith("file://")
+    """Not `s3:/bucket` either: a typo must not become a folder here."""
+    return not _SCHEME.match(path) or path.startswith("file://")
 
 
-def _put_new_local(name: str, data: bytes) -> bool:
-    os.makedirs(os.path.dirname(name), exist_ok=True)
-    try:
-        with open(name, "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _put_local(name: str, data: bytes | memoryview) -> None:
+def _put_local(name: str, data: bytes | memoryview, reveal: Callable[[str, str], None] = os.replace) -> None:
+    """`reveal` gives the whole file its name; os.link fails where there is one already, os.replace does not."""
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
@@ -266,11 +268,10 @@ def _put_local(name: str, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, name)
-    except BaseException:
+        reveal(temporary, name)
+    finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
     handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
     try:
         os.fsync(handle)

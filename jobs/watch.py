@@ -1,6 +1,6 @@
 """Watches a run from its driver: shows and publishes progress, keeps the lease, minds the limits, stops it in order.
 
-Stopping is asked of the readers: they end where they are, what is in flight is finished and committed, and the same
+Stopping is asked of the stages: readers end where they are, rows that have results are committed, and the same
 command goes on from there. A run that does not end within GRACE seconds is interrupted.
 """
 
@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -87,12 +87,17 @@ class Watch:
                     _thread.interrupt_main()
 
     def publish(self, state: str) -> None:
+        """For readers elsewhere; a store that is away must not hide what the run ends with."""
+        with suppress(StorageError):
+            self._publish(state)
+
+    def _publish(self, state: str) -> None:
         publish(self.storage, self.config.output.path, self.part, self.now(state))
 
     def _keep(self, renewed: float) -> float:
         """A store that is away for a moment costs nothing; a lease not renewed in its time ends the run."""
         try:
-            self.publish(self._state)
+            self._publish(self._state)
             self.lease.renew()
             return time.monotonic()
         except OutputError as exc:
@@ -126,7 +131,7 @@ class Watch:
             if self.stopped is not None:
                 raise KeyboardInterrupt
             name = signal.Signals(number).name
-            self.stop(Interrupted(f"stopped by {name}; what was in flight is committed", "the same command goes on"))
+            self.stop(Interrupted(f"stopped by {name}; rows with results are committed", "the same command goes on"))
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.annotate import Annotator
+from jobs.annotate import Annotator, Fitting
 from jobs.errors import ClusterError, Reason, Stage
-from jobs.models import Spec
+from jobs.models import Results, Spec
 from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
 
 RAW = schema.raw(pa.string(), [pa.field("url", pa.string())])
@@ -120,6 +120,45 @@ def test_one_bad_row_costs_only_itself(tmp_path: Path) -> None:
     bad = [i for i, row in enumerate(rows) if row[schema.REASON]]
     assert bad == [TEXTS.index("a pink heart")]
     assert rows[bad[0]][schema.MESSAGE] == "NaN or infinity from align"
+
+
+class Hungry:
+    """A model that has memory for `most` rows. Its label says which row it saw, and row 5 is broken."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.calls: list[int] = []
+
+    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
+        self.calls.append(len(texts))
+        if len(texts) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert [str(row) for row in pixels[:, 0].tolist()] == texts
+        labels = pa.array([[row] for row in pixels[:, 0].tolist()], pa.list_(pa.int32()))
+        return Results({schema.LABELS: labels}, pixels[:, 0].numpy() == 5)
+
+
+def rows_of(count: int) -> tuple[torch.Tensor, list[str | None]]:
+    return torch.arange(count)[:, None], [str(row) for row in range(count)]
+
+
+def test_a_batch_that_does_not_fit_is_cut_and_the_size_that_fits_is_remembered() -> None:
+    """One large batch on a GPU that others use too must not end the run."""
+    model = Hungry(3)
+    fitting = Fitting(model)
+    for calls in ([13, 6, 3, 3, 3, 3, 1], [3, 3, 3, 3, 1]):
+        model.calls.clear()
+        results = fitting(*rows_of(13))
+        assert model.calls == calls
+        assert results.columns[schema.LABELS].to_pylist() == [[row] for row in range(13)]
+        assert results.broken.tolist() == [row == 5 for row in range(13)]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error() -> None:
+    model = Hungry(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        Fitting(model)(*rows_of(4))
+    assert model.calls == [4, 2, 1]
 
 
 def test_both_culprits_are_named(tmp_path: Path) -> None:

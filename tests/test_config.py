@@ -91,6 +91,35 @@ def test_a_wrong_value_is_refused_by_its_key(section: str, key: str, value: Any)
     assert message(tree).startswith(f"{section}.{key} ")
 
 
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"source": {"path": 1}}, "source.path is 1; it must be text, or is 1; it must be a list"),
+        ({"source": {"path": "in", "keep": [1]}}, "source.keep is 1; it must be text"),
+        ({"storage": {"anonymous": "yes"}}, "storage.anonymous is 'yes'; it must be true or false"),
+        ({"compute": {"batch_size": 1.5}}, "compute.batch_size is 1.5; it must be a whole number"),
+        ({"storage": {5: 1}}, "storage.5 is a key, and keys must be text"),
+        ({1: {}}, "1 is a key, and keys must be text"),
+    ],
+)
+def test_a_mistake_is_said_in_plain_words(tree: dict[Any, Any], said: str) -> None:
+    assert message({**PATHS, **tree}).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("row", "row is a column of the output itself"),
+        ("labels", "labels is a column"),
+        ("_note", "_note starts with _"),
+    ],
+)
+def test_a_column_of_the_output_cannot_be_kept(name: str, why: str) -> None:
+    """Writing would fail after the models ran, or the source's row numbers would replace ours."""
+    said = message({**PATHS, "source": {"path": "in", "keep": ["url", name]}})
+    assert said.startswith(f"source.keep names '{name}': {why}")
+
+
 @pytest.mark.parametrize("url", ["http://me:hunter2@minio:9000", "s3://me:hunter2@minio", "https://hunter2@host"])
 def test_credentials_in_the_endpoint_are_refused_and_not_repeated(url: str) -> None:
     """Configs are printed, logged and stored beside the output."""

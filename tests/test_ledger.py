@@ -9,6 +9,7 @@ import pytest
 
 from jobs import ledger
 from jobs.config import JobConfig
+from jobs.demo import corpus
 from jobs.errors import OutputError
 from jobs.ledger import Ledger, missing
 from jobs.provenance import Coverage
@@ -114,6 +115,17 @@ def test_a_late_object_whose_rows_nobody_else_has_stays(tmp_path: Path) -> None:
     assert read(tmp_path).late(planned, "now") == []
 
 
+@pytest.mark.xfail(strict=True, reason="_within compares row counts only: an object of nothing but ends is always late")
+def test_an_end_that_only_a_run_over_another_part_has_stays(tmp_path: Path) -> None:
+    """Two runs over two parts finish together; the first deleted the proof that the other's shard is complete."""
+    planned = read(tmp_path)
+    writer(tmp_path, "other").write(batch(good("b", 0)), "other-0.parquet")
+    writer(tmp_path, "other").write(batch(end("b", 1)), "other-1.parquet")
+    writer(tmp_path, "now").write(batch(good("a", 0), end("a", 1)), "now-0.parquet")
+    now = read(tmp_path)
+    assert missing(now.without(now.late(planned, "now")).coverage, ["a", "b"]) == {}
+
+
 def test_objects_that_were_there_before_are_never_late(tmp_path: Path) -> None:
     writer(tmp_path, "r1").write(batch(good("a", 0)), "p0.parquet")
     planned = read(tmp_path)
@@ -128,13 +140,12 @@ def test_a_name_with_any_character_is_one_shard(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def grown(ray_session: None, scenes_parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
-    """A finished job over one shard, in many small objects; its source may get more."""
+def grown(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+    """A finished job in several objects; its source may get more shards."""
     home = tmp_path_factory.mktemp("grown")
-    (home / "in").mkdir()
-    shutil.copy(scenes_parquet / "part-00000.parquet", home / "in")
+    corpus.write_parquet(home / "in", 6, 8)
     config = small_job(home / "in", home / "out")
-    assert run(config).run["rows"] == 40
+    assert run(config).run["rows"] == 48
     return config
 
 
@@ -146,6 +157,7 @@ def test_a_lost_object_is_computed_again_and_nothing_else(grown: JobConfig, tmp_
     whole = addresses(table(out, "rows"), table(out, "rejects"))
     lost = sorted((tmp_path / "out" / "rows").iterdir())[-1]
     count = pq.read_metadata(lost).num_rows
+    assert count < len(whole)
     lost.unlink()
     if not announced:
         (tmp_path / "out" / "_SUCCESS").unlink()
@@ -159,9 +171,9 @@ def test_a_lost_object_is_computed_again_and_nothing_else(grown: JobConfig, tmp_
 
 def test_a_shard_that_is_added_later_is_processed_and_only_it(grown: JobConfig, scenes_parquet: Path) -> None:
     before = objects(grown.output.path)
-    shutil.copy(scenes_parquet / "part-00002.parquet", str(grown.source.path))
+    shutil.copy(scenes_parquet / "part-00002.parquet", f"{grown.source.path}/part-later.parquet")
     summary = run(grown)
-    assert (summary.shards, summary.rows + summary.rejects, summary.run["rows"]) == (2, 80, 40)
+    assert (summary.shards, summary.rows + summary.rejects, summary.run["rows"]) == (7, 88, 40)
     after = objects(grown.output.path)
     assert {name for name in before if "/part-" in name and after.get(name) != before[name]} == set()
-    assert table(grown.output.path, "rows").column("shard").to_pylist().count("part-00002.parquet") == 39
+    assert table(grown.output.path, "rows").column("shard").to_pylist().count("part-later.parquet") == 39

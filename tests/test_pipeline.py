@@ -144,6 +144,17 @@ def test_a_source_without_one_good_row_still_has_both_folders(ray_session: None,
     assert (rows.num_rows, rows.column_names[:4]) == (0, ["shard", "row", "key", "labels"])
 
 
+@pytest.mark.xfail(strict=True, reason="only a run that computes rows makes the empty object, not one that finalises")
+def test_both_folders_are_there_after_a_kill_before_the_last_step(ray_session: None, tmp_path: Path) -> None:
+    """A run that is stopped after its last row leaves no object in one folder, and the next has no row to compute."""
+    config = keeping(tmp_path, pa.table({"image": pa.nulls(3, pa.binary())}))
+    run(config)
+    for name in [*(tmp_path / "out" / "rows").iterdir(), tmp_path / "out" / "_SUCCESS"]:
+        name.unlink()
+    run(config)
+    assert pq.read_table(tmp_path / "out" / "rows").column_names[:3] == ["shard", "row", "key"]
+
+
 @pytest.mark.xfail(strict=True, reason="schema.RESERVED is used nowhere: the run dies late, or loses the column")
 @pytest.mark.parametrize("name", ["labels", "_note"])
 def test_a_kept_column_that_cannot_be_kept_is_refused_at_once(ray_session: None, tmp_path: Path, name: str) -> None:

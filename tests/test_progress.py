@@ -1,10 +1,13 @@
 """The line a person sees while a job runs."""
 
+from pathlib import Path
+
 import pytest
 
 from jobs.meter import Meter, Snapshot
 from jobs.plan import Work
-from jobs.progress import Progress, line
+from jobs.progress import Display, Progress, progress, publish, read_all
+from jobs.storage import Storage
 
 FRESH = Work(tasks=(), shards=10, shards_done=0, rows_done=0, bytes_left=10_000)
 
@@ -14,9 +17,17 @@ def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
     meter = Meter()
     meter.count("source", source, 1.0, {})
     meter.count("annotate", annotated, 1.0, {})
-    meter.count("sink", annotated, 1.0, {"truncated": 2, "no_image": 1})
+    meter.count("decode", annotated, 1.0, {"truncated": 2, "no_image": 1})
     meter.finish(finished, 1_000 * finished, 5_000 * finished)
     return meter.snapshot()
+
+
+def now(seen: Snapshot, work: Work, seconds: float, state: str = "running") -> Progress:
+    return progress(run="r1", state=state, seen=seen, work=work, seconds=seconds)
+
+
+def line(seen: Snapshot, work: Work, seconds: float) -> str:
+    return str(now(seen, work, seconds))
 
 
 def test_before_the_first_batch_it_says_what_is_going_on() -> None:
@@ -58,15 +69,30 @@ def test_rows_that_a_retry_counted_twice_never_give_negative_time() -> None:
     assert line(after(50_000, 51_000, finished=10), FRESH, 10.0).endswith("0:00 left")
 
 
-def test_a_meter_that_cannot_be_asked_leaves_the_last_counts() -> None:
-    """The meter's actor can die with its node; only the display may suffer."""
-    answers = [after(10, 10), None]
-    with Progress(FRESH, lambda: answers.pop(0) if answers else None) as progress:
-        progress._line()
-    assert progress.seen.stages["annotate"].rows == 10
+def test_a_run_that_ended_says_how_and_promises_nothing() -> None:
+    said = str(now(after(13_000, 12_500, finished=2), FRESH, 10.0, "stopped"))
+    assert said.startswith("stopped  12,500 of about 50,000 rows")
+    assert "left" not in said
 
 
-def test_off_a_terminal_a_short_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(FRESH, lambda: after(1, 1)):
-        pass
-    assert capsys.readouterr() == ("", "")
+def test_a_clock_that_has_not_moved_divides_by_nothing() -> None:
+    assert "starting" in line(after(10, 10), FRESH, 0.0)
+
+
+def test_what_is_published_is_read_back_part_by_part(tmp_path: Path) -> None:
+    """Whoever looks is at another machine, and N parts write into one output."""
+    first, second = (now(after(10, 5), FRESH, 1.0, state) for state in ("running", "finished"))
+    assert read_all(Storage(), str(tmp_path / "nowhere")) == []
+    publish(Storage(), str(tmp_path), "-1of2", first)
+    publish(Storage(), str(tmp_path), "-2of2", second)
+    publish(Storage(), str(tmp_path), "-1of2", first)
+    assert read_all(Storage(), str(tmp_path)) == [first, second]
+
+
+def test_off_a_terminal_a_short_run_prints_notes_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as display:
+        display.show(now(after(10, 5), FRESH, 1.0))
+        assert display.tell(["shard a was set aside"], 0) == 1
+        assert display.tell(["shard a was set aside"], 1) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "note      shard a was set aside\n")

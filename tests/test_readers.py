@@ -40,7 +40,7 @@ def test_arrow_sees_fixed_size_vectors(truth: pa.Table) -> None:
 
 
 def test_pandas_opens_the_folder(output: Path, truth: pa.Table) -> None:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     frame = pd.read_parquet(output / "rows")
     assert list(frame.columns) == COLUMNS
@@ -71,16 +71,17 @@ def test_duckdb_opens_the_folder(output: Path, truth: pa.Table) -> None:
     """DuckDB has no 16-bit floats and Parquet no fixed sizes: it reads lists, which one cast makes vectors."""
     import duckdb
 
+    connection = duckdb.connect()
     rows = f"'{output}/rows/*.parquet'"
-    found = duckdb.sql(
+    found = connection.execute(
         f"select image_embedding::float[{DIM}] as image, similarity,"
         f" array_inner_product(image_embedding::float[{DIM}], text_embedding::float[{DIM}]) as cosine from {rows}"
     ).fetchnumpy()
     assert np.array_equal(np.stack(list(found["image"])), vectors(truth, "image_embedding").astype(np.float32))
     assert np.allclose(found["cosine"], found["similarity"], atol=2e-3)
-    assert duckdb.sql(f"select * from {rows}").columns == COLUMNS
-    reasons = duckdb.sql(f"select reason, count(*) from '{output}/rejects/*.parquet' group by reason").fetchall()
-    assert dict(reasons) == {"not_an_image": 2, "no_image": 1, "truncated": 1}
+    assert [column[0] for column in connection.execute(f"select * from {rows}").description or []] == COLUMNS
+    counted = connection.execute(f"select reason, count(*) from '{output}/rejects/*.parquet' group by reason")
+    assert dict(counted.fetchall()) == {"not_an_image": 2, "no_image": 1, "truncated": 1}
 
 
 def test_datasets_loads_the_folder(output: Path, truth: pa.Table, tmp_path: Path) -> None:

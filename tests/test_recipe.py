@@ -23,7 +23,21 @@ def defaults(source: str, output: str) -> JobConfig:
 
 @pytest.mark.parametrize(
     "path",
-    ["in", "s3://bucket/{00000..00127}.tar", "*.tar", "a: b", "a # b", "ünï cödé", "it's", '"q"', "null", "1", "- x"],
+    [
+        "in",
+        "s3://bucket/{00000..00127}.tar",
+        "*.tar",
+        "a: b",
+        "a # b",
+        "ünï cödé",
+        "it's",
+        '"q"',
+        "null",
+        "1",
+        "- x",
+        "a b " * 1000,
+    ],
+    ids=lambda path: path[:40],
 )
 def test_a_recipe_loads_to_the_defaults(tmp_path: Path, path: str) -> None:
     """A path that YAML reads as something else would start another job."""

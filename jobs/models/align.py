@@ -1,11 +1,11 @@
 """ALIGN embeddings of images and texts, L2-normalised, and their cosine."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.nn import functional
 
 from jobs import schema
 from jobs.config import AlignConfig
@@ -16,6 +16,7 @@ from jobs.models.weights import Weights
 
 MAX_TOKENS = 64  # what ALIGN was trained with, and what its processor pads to
 TEXTS_PER_CALL = 64  # texts are sorted by length first, so a call pads little
+_SHORTEST = 1e-12  # torch's normalize() leaves shorter vectors as they are: next to zero, and no embedding
 
 
 def describe(config: AlignConfig, weights: Weights, folder: str, dtype: str) -> Spec:
@@ -29,7 +30,7 @@ def describe(config: AlignConfig, weights: Weights, folder: str, dtype: str) -> 
     canvas, scale = loading.pixels(folder, weights.name, settings)
     model = loading.model(loading.transformers().AlignModel, folder, weights.name)
     if config.text:
-        _tokenizer(folder, weights.name)
+        _check_vocabulary(_tokenizer(folder, weights.name), settings.text_config.vocab_size, weights.name)
     stored = pa.type_for_alias(dtype)
     fields = [schema.embedding(schema.IMAGE_EMBEDDING, settings.projection_dim, stored)]
     if config.text:
@@ -62,8 +63,8 @@ class Embedder:
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
         features = self._model.get_image_features(pixel_values=self._scale(pixels)).pooler_output
-        images = functional.normalize(features.float(), dim=1)
-        broken = ~torch.isfinite(features).all(1)
+        images = _unit(features)
+        broken = ~torch.isfinite(images).all(1)
         columns = {schema.IMAGE_EMBEDDING: _vectors(images.cpu().numpy(), None, self._fields[0])}
         if self._tokenizer is not None:
             vectors, absent = self._embed(texts)
@@ -96,10 +97,17 @@ class Embedder:
             part = [ids[i] for i in order[start : start + TEXTS_PER_CALL]]
             tokens = self._tokenizer.pad({"input_ids": part}, return_tensors="pt").to(self._device)
             features = self._model.get_text_features(**tokens).pooler_output
-            encoded.append(functional.normalize(features.float(), dim=1))
+            encoded.append(_unit(features))
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(encoded)[back.to(self._device)]
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    """float32 rows of length one; NaN where a row is too short or too long to have a direction."""
+    features = features.float()
+    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / torch.where((length > _SHORTEST) & length.isfinite(), length, torch.nan)
 
 
 def _vectors(values: "np.ndarray[Any, Any]", absent: "np.ndarray[Any, Any] | None", field: pa.Field) -> pa.Array:
@@ -109,5 +117,15 @@ def _vectors(values: "np.ndarray[Any, Any]", absent: "np.ndarray[Any, Any] | Non
 
 
 def _tokenizer(folder: str, name: str) -> Any:
+    if not any(Path(folder, file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+        # transformers would make one of five pieces, to which every word is unknown
+        raise CheckpointError(f"{name}: no tokenizer.json, no vocab.txt there", "models.align.text: false needs none")
     with loading.complaints(name):
         return loading.transformers().AutoTokenizer.from_pretrained(folder)
+
+
+def _check_vocabulary(tokenizer: Any, most: int, name: str) -> None:
+    if len(tokenizer) > most:
+        raise CheckpointError(
+            f"{name}: its tokenizer has {len(tokenizer)} pieces, its model {most}", "are they of one checkpoint?"
+        )

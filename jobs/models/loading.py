@@ -33,13 +33,19 @@ def transformers() -> Any:
 def complaints(name: str) -> Iterator[None]:
     """What from_pretrained raises, as one clear error."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    wrong = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError)
     try:
         yield
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, EOFError) as exc:
+    except ImportError as exc:
+        raise CheckpointError(
+            f"{name}: does not load: {_first_line(exc)}", "install what it needs on every machine, or name another"
+        ) from exc
+    except (*wrong, StrictDataclassError, SafetensorError) as exc:
         raise CheckpointError(
             f"{name}: does not load: {_first_line(exc)}", "is it a whole checkpoint of this model?"
         ) from exc
@@ -59,13 +65,23 @@ def model(auto: Any, folder: str, name: str) -> Any:
     import torch
 
     with complaints(name):
-        loaded, info = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        loaded, info = auto.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else it raises before it says which
+        )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         if info.get(what):
-            keys = sorted(map(str, info[what]))
+            keys = sorted(map(_named, info[what]))
             some = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise CheckpointError(f"{name}: {what.replace('_', ' ')}: {some}", "these weights would be random")
     return loaded.eval()
+
+
+def _named(key: Any) -> str:
+    """A tensor's name, or (name, shape in the files, shape in the model)."""
+    return key if isinstance(key, str) else f"{key[0]} is {tuple(key[1])} and should be {tuple(key[2])}"
 
 
 def pixels(folder: str, name: str, config: Any) -> tuple[Canvas, Scale]:
@@ -84,6 +100,8 @@ def _canvas(processor: Any, name: str) -> Canvas:
     size, crop = _plain(processor.size), _plain(getattr(processor, "crop_size", None))
     squash = (size["height"], size["width"]) if processor.do_resize and "height" in size else None
     edge = size.get("shortest_edge") if processor.do_resize else None
+    if processor.do_resize and "longest_edge" in size:
+        raise CheckpointError(f"{name}: {type(processor).__name__}: a bound on the longest edge cannot be reproduced")
     cut = (crop["height"], crop["width"]) if getattr(processor, "do_center_crop", None) and crop else None
     crop_pct = getattr(processor, "crop_pct", None)
     if crop_pct and edge:  # ConvNeXt: below 384 a larger resize and a crop, from there on a squash
@@ -107,7 +125,7 @@ def _scale(processor: Any) -> Scale:
 
 def _compare(processor: Any, canvas: Canvas, scale: Scale, name: str) -> None:
     noise = np.random.default_rng(0)
-    for height, width in ((61, 97), (530, 410)):
+    for height, width in ((61, 97), (530, 410), (30, 900), (900, 30)):
         image = Image.fromarray(noise.integers(0, 256, (height, width, 3), np.uint8), "RGB")
         theirs = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0])
         factor, offset = np.array(scale.factor, np.float32), np.array(scale.offset, np.float32)

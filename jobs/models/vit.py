@@ -24,7 +24,7 @@ def describe(config: VitConfig, weights: Weights, folder: str) -> Spec:
         )
     canvas, scale = loading.pixels(folder, weights.name, settings)
     loading.model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
-    labels = tuple(settings.id2label[i] for i in range(len(settings.id2label)))
+    labels = _labels(settings, weights.name)
     about = {
         "weights": weights.name,
         "revision": weights.revision,
@@ -34,6 +34,18 @@ def describe(config: VitConfig, weights: Weights, folder: str) -> Spec:
     }
     options = {"top_k": min(config.top_k, len(labels)), "min_prob": config.min_prob}
     return Spec("vit", weights, canvas, scale, tuple(schema.labels()), labels, about, options)
+
+
+def _labels(settings: Any, name: str) -> tuple[str, ...]:
+    """By class index. Where they do not start at 0, no one can say which name is off: refused."""
+    names, classes = settings.id2label, range(len(settings.id2label))
+    if sorted(names) != list(classes):
+        odd = sorted(set(names) - set(classes))
+        raise CheckpointError(
+            f"{name}: id2label names class {odd[0]}, but its {len(classes)} labels are of classes 0 to {classes[-1]}",
+            "correct id2label in its config.json",
+        )
+    return tuple(names[i] for i in classes)
 
 
 class Labeller:

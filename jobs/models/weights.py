@@ -16,6 +16,7 @@ from jobs.storage import Storage
 
 CACHE = Path("~/.cache/coyo-jobs/weights").expanduser()
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_DIGEST = "sha256:"  # what a revision starts with where it is no commit of the hub
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,7 @@ def pin(kind: str, name: str, revision: str | None, storage: Storage) -> tuple[W
         folder, commit = _from_hub(name, revision)
         return Weights(name, commit, storage), folder
     folder = _fetch(kind, name, storage)
-    if not os.path.isfile(os.path.join(folder, "config.json")):
-        raise CheckpointError(
-            f"{name}: no config.json there, so it is no checkpoint", "name a hub id or a saved folder"
-        )
-    digest = _digest(folder)
+    digest = _digest(folder, name)
     if revision not in (None, digest):
         raise CheckpointError(
             f"{name}: its files are {digest}, but the recipe pins revision {revision}",
@@ -47,10 +44,20 @@ def pin(kind: str, name: str, revision: str | None, storage: Storage) -> tuple[W
 
 
 def folder_of(kind: str, weights: Weights) -> str:
-    """Where pinned weights lie on this machine, fetched if they are not here yet."""
-    if _is_hub(weights.name):
+    """Where pinned weights lie on this machine, fetched if they are not here yet. Raises CheckpointError.
+
+    A folder may be another one here, or may have changed since it was pinned: its files are read again.
+    """
+    if not weights.revision.startswith(_DIGEST):
         return _from_hub(weights.name, weights.revision)[0]
-    return _fetch(kind, weights.name, weights.storage)
+    folder = _fetch(kind, weights.name, weights.storage)
+    digest = _digest(folder, weights.name)
+    if digest != weights.revision:
+        raise CheckpointError(
+            f"{weights.name}: its files are {digest} on this machine, but {weights.revision} where the run began",
+            "put the same files on every machine, or on s3://, and run the same command again",
+        )
+    return folder
 
 
 def _is_hub(name: str) -> bool:
@@ -65,7 +72,7 @@ def _fetch(kind: str, name: str, storage: Storage) -> str:
     listed = storage.find(name)
     if not listed:
         raise CheckpointError(f"{name}: nothing there", "check the bucket and the folder's name")
-    listing = hashlib.sha256(repr([(entry.path, entry.size) for entry in listed]).encode()).hexdigest()[:16]
+    listing = hashlib.sha256(repr([(entry.path, entry.size, entry.etag) for entry in listed]).encode()).hexdigest()[:16]
     target = CACHE / f"{kind}-{listing}"
     if not target.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -104,12 +111,16 @@ def _from_hub(name: str, revision: str | None) -> tuple[str, str]:
     return folder, os.path.basename(folder)
 
 
-def _digest(folder: str) -> str:
-    """sha256 over the names and contents of a checkpoint's files."""
+def _digest(folder: str, name: str) -> str:
+    """sha256 over the names and contents of a checkpoint's files. Raises CheckpointError when it is none."""
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        raise CheckpointError(
+            f"{name}: no config.json there, so it is no checkpoint", "name a hub id or a saved folder"
+        )
     digest = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):
         if path.is_file():
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:32]}"
+    return f"{_DIGEST}{digest.hexdigest()[:32]}"

@@ -20,10 +20,14 @@ BLOCK_BYTES = 8 << 20  # encoded bytes in one raw table
 BLOCK_ROWS = 128
 
 
+class Damaged(Exception):
+    """The shard, or the row group, cannot be read further. Never leaves its reader."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """How to read every shard of a source. `images` are a column, a struct's leaf, or tar suffixes;
-    `error` is a column that says why a row has no image.
+    """How to read every shard of a source. `images` are a column or tar suffixes; `leaf` is the field with the bytes
+    where that column holds structs; `error` is a column that says why a row has no image.
     """
 
     format: str
@@ -33,6 +37,7 @@ class Layout:
     key_type: pa.DataType
     kept: tuple[pa.Field, ...]
     error: str | None = None
+    leaf: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -49,11 +54,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done."""
+    """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done. The last
+    unit of a shard closes it.
+    """
 
     shard: Shard
     row_groups: tuple[int, ...] | None = None
     done: tuple[Range, ...] = ()
+    last: bool = True
 
 
 @dataclass(frozen=True)

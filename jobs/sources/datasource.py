@@ -43,7 +43,7 @@ class Reader:
         for table in read(self.storage, self.layout, unit):
             ends = table.filter(table.column(schema.END))
             self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
-            if ends.num_rows:
+            if ends.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
                 self.report.send("finish", 1, unit.shard.entry.size, pc.sum(ends.column(schema.ROW)).as_py())
             if table.num_rows:
                 yield table

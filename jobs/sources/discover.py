@@ -38,7 +38,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
 
 
 def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
-    """Every object below the paths that could be a shard, by name; two with one name are an error."""
+    """Every object below the paths that could be a shard, once, sorted by name."""
     several = not isinstance(config.path, str)
     found: dict[str, Shard] = {}
     for path in [config.path] if isinstance(config.path, str) else config.path:
@@ -99,7 +99,8 @@ def _seen(listed: list[Shard]) -> str:
 
 def _say(layout: Layout, shards: Sequence[Shard], sidecars: int) -> str:
     size = sum(shard.entry.size for shard in shards) / 1e9
-    image = layout.images[0] if layout.format == "parquet" else "the image members"
+    column = ".".join(filter(None, (layout.images[0], layout.leaf)))
+    image = column if layout.format == "parquet" else "the image members"
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
     parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
     parts.append(f"ids from {layout.key}" if layout.key else "no ids")

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
-from jobs.errors import Reason, SourceError, Stage
-from jobs.provenance import Range, outside
-from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Layout, Shard, Unit, end_of, first_of, unreadable
+from jobs.errors import Reason, SourceError
+from jobs.provenance import outside
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, end_of, rejected, unreadable
+from jobs.sources.columns import ONE_TYPE, check, copied, layout_of, needed
 from jobs.storage import Storage
 
 PREFETCH_LIMIT = 192 << 20  # a bigger row group is streamed column by column, not held whole
+BROKEN = (OSError, UnicodeDecodeError, pa.ArrowException)  # what pyarrow raises for damaged files
 
 
 def describe(storage: Storage, shards: Sequence[Shard], config: SourceConfig) -> Layout:
@@ -23,30 +25,29 @@ def describe(storage: Storage, shards: Sequence[Shard], config: SourceConfig) ->
     for shard in shards:
         try:
             columns = pq.read_schema(storage.open(shard.entry))
-        except (OSError, pa.ArrowException):
+        except BROKEN:
             continue  # a damaged shard is reported when it is read
-        return _layout(columns, shard, config)
+        return layout_of(columns, shard.entry.path, config)
     raise SourceError(f"{config.path}: none of the {len(shards)} .parquet files has a readable footer")
 
 
 def row_groups(storage: Storage, shard: Shard) -> list[tuple[int, int]]:
     """(rows, stored bytes) of each row group; empty for a file whose footer cannot be read."""
     try:
-        footer = pq.read_metadata(storage.open(shard.entry))
-    except (OSError, pa.ArrowException):
+        return _extents(_footer(storage, shard))
+    except Damaged:
         return []
-    return [_extent(footer.row_group(i)) for i in range(footer.num_row_groups)]
 
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
-    """The unit's rows, then the shard's end if its last row group is among them."""
+    """The unit's rows, then the shard's end: from its last unit, and from any that meets damage."""
     name = unit.shard.name
     try:
-        file = pq.ParquetFile(storage.open(unit.shard.entry))
-    except (OSError, pa.ArrowException) as exc:
+        footer = _footer(storage, unit.shard)
+    except Damaged as exc:
         yield end_of(layout, name, 0, f"the Parquet footer cannot be read: {exc}")
         return
-    groups = [_extent(file.metadata.row_group(i)) for i in range(file.num_row_groups)]
+    groups = _extents(footer)
     damage = None
     for index in range(len(groups)) if unit.row_groups is None else unit.row_groups:
         first = sum(rows for rows, _ in groups[:index])
@@ -55,162 +56,128 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
             continue
         at = first
         try:
-            for batch in _batches(storage, unit.shard, file.metadata, index, layout):
-                yield _raw(batch, layout, name, at, unit.done)
+            for batch in _batches(storage, unit.shard, footer, index, layout):
+                yield _raw(batch, layout, unit, at)
                 at += batch.num_rows
-        except (OSError, pa.ArrowException) as exc:
+        except Damaged as exc:
             damage = f"row group {index} cannot be read from row {at}: {exc}"
             lost = np.arange(at, first + rows)
             yield unreadable(layout, name, lost[outside(lost, unit.done)].tolist(), damage)
-    if damage or unit.row_groups is None or len(groups) - 1 in unit.row_groups:
-        yield end_of(layout, name, file.metadata.num_rows, damage)
+    if damage or unit.last:
+        yield end_of(layout, name, footer.num_rows, damage)
+
+
+def _footer(storage: Storage, shard: Shard) -> pq.FileMetaData:
+    """Raises Damaged."""
+    try:
+        footer = pq.read_metadata(storage.open(shard.entry))
+    except BROKEN as exc:
+        raise Damaged(str(exc)) from exc
+    rows = [rows for rows, _ in _extents(footer)]
+    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # one changed byte may promise billions
+        raise Damaged(f"it says {footer.num_rows} rows, its row groups {sum(rows)}")
+    return footer
+
+
+def _extents(footer: pq.FileMetaData) -> list[tuple[int, int]]:
+    return [_extent(footer.row_group(i)) for i in range(footer.num_row_groups)]
 
 
 def _batches(
     storage: Storage, shard: Shard, footer: pq.FileMetaData, index: int, layout: Layout
 ) -> Iterator[pa.RecordBatch]:
+    """The row group, never more rows than the footer says. Raises Damaged."""
     rows, size = _extent(footer.row_group(index))
+    seen = 0
     small = size <= PREFETCH_LIMIT
     options = {"pre_buffer": True} if small else {"pre_buffer": False, "buffer_size": BLOCK_BYTES}
-    file = pq.ParquetFile(storage.open(shard.entry), metadata=footer, **options)
     count = max(1, min(BLOCK_ROWS, BLOCK_BYTES * rows // max(1, size)))
-    _check(file.schema_arrow, shard, layout)
-    yield from file.iter_batches(count, row_groups=[index], columns=_columns(layout), use_threads=False)
+    try:
+        file = pq.ParquetFile(storage.open(shard.entry), metadata=footer, **options)
+        check(file.schema_arrow, shard.entry.path, layout)
+        for batch in file.iter_batches(count, row_groups=[index], columns=needed(layout), use_threads=False):
+            seen += batch.num_rows
+            if seen > rows:
+                break
+            yield batch
+    except BROKEN as exc:
+        raise Damaged(str(exc)) from exc
+    if seen != rows:
+        raise Damaged(f"it holds {'fewer' if seen < rows else 'more'} rows than the footer's {rows}")
 
 
-def _raw(batch: pa.RecordBatch, layout: Layout, shard: str, first: int, done: tuple[Range, ...]) -> pa.Table:
-    count = batch.num_rows
-    image = _image(batch, layout.images[0])
-    missing = pc.is_null(image)
-    why = batch.column(layout.error) if layout.error else pa.nulls(count, pa.string())
-    rejects = _rejects(missing, why) if pc.any(missing).as_py() else {}
+def _raw(batch: pa.RecordBatch, layout: Layout, unit: Unit, first: int) -> pa.Table:
+    count, raw = batch.num_rows, layout.schema
     columns: dict[str, Any] = {
-        schema.SHARD: pa.repeat(shard, count),
+        schema.SHARD: pa.repeat(unit.shard.name, count),
         schema.ROW: pa.array(np.arange(first, first + count, dtype=np.int32)),
-        schema.KEY: batch.column(layout.key) if layout.key else None,
-        **{field.name: batch.column(field.name) for field in layout.kept},
         schema.END: pa.repeat(False, count),
-        schema.TEXT: batch.column(layout.texts[0]) if layout.texts else None,
-        schema.IMAGE: image,
-        **rejects,
+        schema.IMAGE: _image(batch, layout),
     }
-    arrays = [_as(columns.get(field.name), field.type, count) for field in layout.schema]
-    table = pa.Table.from_arrays(arrays, schema=layout.schema)
-    keep = outside(np.arange(first, first + count), done)
+    broken: dict[int, str] = {}
+    for name, column in copied(layout).items():
+        array, rows = _sound(batch.column(column))
+        columns[name] = _as(array, raw.field(name).type, column, unit.shard)
+        broken |= dict.fromkeys(rows, f"{column} is no valid {array.type}; text must be UTF-8")
+    why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
+    columns |= _rejects(columns[schema.IMAGE], why, broken)
+    arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
+    table = pa.Table.from_arrays(arrays, schema=raw)
+    keep = outside(np.arange(first, first + count), unit.done)
     return table if keep.all() else table.filter(pa.array(keep))
 
 
-def _rejects(missing: pa.Array, why: pa.Array) -> dict[str, pa.Array]:
-    def where(value: str) -> pa.Array:
-        return pc.if_else(missing, pa.scalar(value), pa.scalar(None, pa.string()))
+def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:
+    image = batch.column(layout.images[0])
+    if layout.leaf and not pa.types.is_null(image.type):
+        image = pc.struct_field(image, layout.leaf)
+    return image.cast(pa.binary())
 
-    said = pc.coalesce(pc.binary_join_element_wise("the image bytes are null", why, ": "), "the image bytes are null")
 
+def _sound(array: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The array with nulls for values that are not of its type, and their rows: Arrow reads text without a look."""
+    if _valid(array):
+        return array, []
+    plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array  # rows share a dictionary
+    good = [row if _valid(plain.take(pa.array([row]))) else None for row in range(len(plain))]
+    return plain.take(pa.array(good, pa.int64())), [row for row, at in enumerate(good) if at is None]
+
+
+def _valid(array: pa.Array) -> bool:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _rejects(image: pa.Array, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
+    """The columns that make rejects of the rows that are broken or have no bytes; none where there are no such rows."""
+    missing = np.flatnonzero(pc.is_null(image)).tolist()
+    if not missing and not broken:
+        return {}
+    fates: dict[int, dict[str, str]] = {}
+    for row in missing:
+        said = why[row].as_py()
+        fates[row] = rejected(Reason.NO_IMAGE, "the image bytes are null" + (f": {said}" if said else ""))
+    for row, message in broken.items():
+        fates[row] = rejected(Reason.BAD_METADATA, message)
     return {
-        schema.STAGE: where(Stage.SOURCE.value),
-        schema.REASON: where(Reason.NO_IMAGE.value),
-        schema.MESSAGE: pc.if_else(missing, said, pa.scalar(None, pa.string())),
+        name: pa.array([fates.get(row, {}).get(name) for row in range(len(image))], pa.string())
+        for name in (schema.STAGE, schema.REASON, schema.MESSAGE)
     }
 
 
-def _image(batch: pa.RecordBatch, path: str) -> pa.Array:
-    column, _, leaf = path.partition(".")
-    array = batch.column(column)
-    return pc.struct_field(array, leaf) if leaf else array
-
-
-def _as(array: pa.Array | None, type: pa.DataType, count: int) -> pa.Array:
-    if array is None:
-        return pa.nulls(count, type)
-    return array if array.type == type else array.cast(type)
-
-
-def _columns(layout: Layout) -> list[str]:
-    names = [*layout.images[:1], *layout.texts[:1], *filter(None, (layout.key, layout.error))]
-    return list(dict.fromkeys([*names, *(field.name for field in layout.kept)]))
-
-
-def _check(columns: pa.Schema, shard: Shard, layout: Layout) -> None:
-    missing = [name for name in _columns(layout) if name.partition(".")[0] not in columns.names]
-    if missing:
+def _as(array: pa.Array, kind: pa.DataType, column: str, shard: Shard) -> pa.Array:
+    """In the layout's type, which is the first shard's: others may differ, within what Arrow converts."""
+    try:
+        return array if array.type == kind else array.cast(kind)
+    except pa.ArrowException as exc:
         raise SourceError(
-            f"{shard.entry.path}: no column {missing[0]!r}, which the first shard has",
-            f"this shard's columns: {', '.join(columns.names)}",
-        )
+            f"{shard.entry.path}: column {column!r} is {array.type}, which is not {kind} as in the first shard: {exc}",
+            ONE_TYPE,
+        ) from exc
 
 
 def _extent(group: Any) -> tuple[int, int]:
     return group.num_rows, sum(group.column(i).total_compressed_size for i in range(group.num_columns))
-
-
-def _layout(columns: pa.Schema, shard: Shard, config: SourceConfig) -> Layout:
-    where = shard.entry.path
-    image = first_of(
-        config.image_column, [n for n in schema.IMAGE_NAMES if _leaf(columns, n) is not None], columns.names
-    )
-    if image is None or _leaf(columns, image) is None:
-        raise SourceError(_no_image(columns, where, config), f"its columns: {', '.join(columns.names)}")
-    text = first_of(config.text_column, schema.TEXT_NAMES, columns.names)
-    key = first_of(config.key_column, schema.KEY_NAMES, columns.names)
-    for option, wanted in (("text_column", config.text_column), ("key_column", config.key_column)):
-        if wanted != "auto" and wanted not in columns.names:
-            raise SourceError(
-                f"{where}: no column {wanted!r} (source.{option})", f"its columns: {', '.join(columns.names)}"
-            )
-    if key and not _is_id(columns.field(key).type):
-        raise SourceError(f"{where}: column {key!r} is {columns.field(key).type}, no id", "set source.key_column")
-    if text and not _is_text(columns, text):
-        raise SourceError(f"{where}: column {text!r} is {columns.field(text).type}, not text", "set source.text_column")
-    leaf = _leaf(columns, image)
-    return Layout(
-        format="parquet",
-        images=(f"{image}.{leaf}" if leaf else image,),
-        texts=(text,) if text else (),
-        key=key,
-        key_type=columns.field(key).type if key else pa.string(),
-        kept=_kept(columns, image, where, config),
-        error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
-    )
-
-
-def _leaf(columns: pa.Schema, name: str) -> str | None:
-    """ "" for a column of bytes, "bytes" for a Hugging Face Image struct, None for anything else."""
-    if name not in columns.names:
-        return None
-    kind = columns.field(name).type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return ""
-    return "bytes" if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
-
-
-def _is_text(columns: pa.Schema, name: str) -> bool:
-    index = columns.get_field_index(name)
-    kind = columns.types[index] if index >= 0 else pa.null()
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _no_image(columns: pa.Schema, where: str, config: SourceConfig) -> str:
-    if config.image_column != "auto":
-        return f"{where}: no column of image bytes named {config.image_column!r} (source.image_column)"
-    if first_of("auto", schema.URL_NAMES, columns.names):
-        return f"{where}: has urls but no image bytes; download them first, for example with img2dataset"
-    return f"{where}: no column of image bytes; looked for {', '.join(schema.IMAGE_NAMES)}"
-
-
-def _kept(columns: pa.Schema, image: str, where: str, config: SourceConfig) -> tuple[pa.Field, ...]:
-    for name in config.keep:
-        if name not in columns.names:
-            raise SourceError(
-                f"{where}: no column {name!r} to keep (source.keep)",
-                f"its columns: {', '.join(columns.names)}; source.keep: [] keeps none",
-            )
-        if name == image:
-            raise SourceError(f"{where}: {name!r} is the image column; image bytes are not copied to the output")
-    return tuple(pa.field(name, columns.field(name).type) for name in config.keep)
-
-
-def _is_id(kind: pa.DataType) -> bool:
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    )

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 from jobs import schema
 from jobs.config import SourceConfig
 from jobs.errors import Reason, Reject, SourceError
-from jobs.sources import Layout, Rows, Shard, Unit, end_of, first_of, rejected
+from jobs.sources import Damaged, Layout, Rows, Shard, Unit, end_of, first_of, rejected
+from jobs.sources.parquet import BROKEN
 from jobs.storage import Entry, Storage
 
 PEEK = 64  # samples read to learn the json's fields and their types
+_JSON_KINDS = (
+    pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
+)  # fmt: skip
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-class Damaged(Exception):
-    """The tar cannot be read further."""
 
 
 @dataclass
@@ -80,29 +80,26 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
 
 
 def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
-    """Every sample of a tar. Raises Damaged after the last one that could be found."""
+    """Every sample of a tar. Raises Damaged after the last one that could be found, which then is damaged too."""
     sample: Sample | None = None
     try:
         for name, data in _members(storage, entry):
             key, suffix = _split(name)
-            if not key:
-                continue
-            if sample is None or sample.key != key or suffix in sample.members:
+            if key and (sample is None or sample.key != key or suffix in sample.members):
                 if sample is not None:
                     yield sample
                 sample = Sample(key)
             if data is None:
-                sample.damage = f"the tar is cut inside {name}"
-                break
-            sample.members[suffix] = data
-    except Damaged:
-        if sample is not None:
+                raise Damaged(f"the tar is cut inside {name}")
+            if key and sample is not None:
+                sample.members[suffix] = data
+    except Damaged as exc:
+        if sample is not None:  # its text may have been the next member
+            sample.damage = str(exc)
             yield sample
         raise
     if sample is not None:
         yield sample
-        if sample.damage:
-            raise Damaged(sample.damage)
 
 
 class _Header(tarfile.TarInfo):
@@ -120,7 +117,9 @@ class _Header(tarfile.TarInfo):
 def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
     """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
     try:
-        with tarfile.open(fileobj=storage.stream(entry), mode="r|*", tarinfo=_Header) as tar:
+        stream = storage.stream(entry)
+        # By default a name that is not UTF-8 comes with surrogates, which neither Arrow nor a terminal takes.
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="replace") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                 if not member.isfile():
@@ -167,7 +166,7 @@ def _json(sample: Sample) -> dict[str, Any]:
         return {}
     try:
         about = json.loads(data)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # of brackets in brackets
         raise Reject(Reason.BAD_METADATA, f"{sample.key}.{schema.JSON_SUFFIX} is not json: {exc}") from exc
     if not isinstance(about, dict):
         raise Reject(
@@ -178,24 +177,25 @@ def _json(sample: Sample) -> dict[str, Any]:
 
 def _text(sample: Sample, about: dict[str, Any], layout: Layout) -> str | None:
     for name in layout.texts:
-        if name in sample.members:
-            try:
-                return sample.members[name].decode("utf-8")
-            except UnicodeDecodeError as exc:
-                raise Reject(Reason.BAD_METADATA, f"{sample.key}.{name} is not UTF-8: {exc}") from exc
-        if isinstance(about.get(name), str):
-            return cast(str, about[name])
+        try:
+            if name in sample.members:
+                return sample.members[name].decode()
+            if isinstance(text := about.get(name), str):
+                text.encode()  # half an emoji, "\\ud83d", is json and cannot be UTF-8
+                return text
+        except UnicodeError as exc:
+            raise Reject(Reason.BAD_METADATA, f"{sample.key}.{name} is not UTF-8: {exc}") from exc
     return None
 
 
 def _kept(about: dict[str, Any], column: pa.Field) -> Any:
     value = about.get(column.name)
-    if pa.types.is_string(column.type) and isinstance(value, dict | list):
-        value = json.dumps(value, ensure_ascii=False)
     try:
+        if _is_text(column.type) and isinstance(value, dict | list):
+            value = json.dumps(value, ensure_ascii=False)
         return pa.scalar(value, column.type).as_py()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as exc:
-        raise Reject(Reason.BAD_METADATA, f"{column.name} is {value!r}, not {column.type}: {exc}") from exc
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, RecursionError) as exc:
+        raise Reject(Reason.BAD_METADATA, f"{column.name} is not {column.type}: {exc!s:.200}") from exc
 
 
 def _peek(storage: Storage, shard: Shard) -> list[Sample]:
@@ -225,11 +225,15 @@ def _json_fields(samples: Sequence[Sample]) -> dict[str, pa.DataType]:
 
 
 def _sidecar_fields(storage: Storage, sidecar: Entry | None) -> dict[str, pa.DataType]:
-    """The types img2dataset itself gave the fields: sharper than what json can say."""
+    """The types img2dataset itself gave the fields, where json has values of them: sharper than what json can say."""
     if sidecar is None:
         return {}
     try:
         columns = pq.read_schema(storage.open(sidecar))
-    except (OSError, pa.ArrowException):
+    except BROKEN:
         return {}
-    return {column.name: column.type for column in columns}
+    return {column.name: column.type for column in columns if any(is_kind(column.type) for is_kind in _JSON_KINDS)}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -12,7 +12,7 @@ from jobs import schema
 from jobs.demo import WEIGHTS, scenes
 from jobs.models import loading
 from jobs.models.align import MAX_TOKENS, TEXTS_PER_CALL
-from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec
+from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
 
 TEXTS = ["a red circle", "a large blue star on a gray background", "ring", "Ünïcode, ☃ and \u200b!", "a b c d e f g"]
 
@@ -120,12 +120,21 @@ def test_fewer_positions_than_64_cut_the_text_there(tmp_path: Path) -> None:
     assert not load("align", folder)(noise(1), ["red " * 100]).broken.any()
 
 
-@pytest.mark.xfail(strict=True, reason="normalize() leaves features shorter than its eps, 1e-12, as they are")
-def test_features_too_small_to_normalise_break_the_row(tmp_path: Path) -> None:
-    """Weights that underflow: vectors of length zero would be stored as embeddings."""
-    zeros = {"text_projection__weight": torch.zeros(128, 96), "text_projection__bias": torch.zeros(128)}
-    folder = rewrite(copy("align", tmp_path / "align"), **zeros)
-    assert load("align", folder)(noise(1), ["ring"]).broken.all()
+LAST = "vision_model__encoder__blocks__6__projection__project_bn__"
+NO_DIRECTION = {
+    "texts of length zero": {"text_projection__weight": 0.0, "text_projection__bias": 0.0},
+    "texts whose length is infinite": {"text_projection__weight": 1e25},
+    "images of length zero": {f"{LAST}weight": 0.0, f"{LAST}bias": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", NO_DIRECTION)
+def test_features_without_a_direction_break_the_row(case: str, tmp_path: Path) -> None:
+    """Weights that underflow or overflow: vectors of length zero would be stored as embeddings."""
+    folder = copy("align", tmp_path / "align")
+    old = tensors(folder)
+    changes = {name: old[name.replace("__", ".")] * factor for name, factor in NO_DIRECTION[case].items()}
+    assert load("align", rewrite(folder, **changes))(noise(2), ["ring", "a star"]).broken.all()
 
 
 def test_the_right_caption_is_the_nearest_of_ten() -> None:

@@ -147,7 +147,6 @@ def test_the_demos_shards_are_read_alike_from_disk_and_s3(
     assert all(row["_image"] and row["_text"] and row["url"] and row["width"] for row in rows)
 
 
-@pytest.mark.xfail(strict=True, reason="schema.RESERVED is checked nowhere")
 @pytest.mark.parametrize("name", ["shard", "row", "key", "labels", "similarity", "_text", "_reason"])
 def test_a_kept_column_with_a_name_of_the_output_is_refused(tmp_path: Path, name: str) -> None:
     """A source's own `row` would replace the row numbers that resuming relies on; `_text` would vanish."""

@@ -1,12 +1,14 @@
 """Parquet shards: what is copied is unchanged, and every row is a row or a reject."""
 
 import os
+import re
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import SourceError
@@ -112,6 +114,36 @@ def test_a_later_shards_narrower_numbers_become_the_first_ones_type(tmp_path: Pa
     assert (raw.column("width"), raw.table.schema.field("width").type) == ([2], pa.int64())
 
 
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"width": ["wide"]}, "column 'width' is string, which is not int64 as in the first shard"),
+        ({"width": [[1]]}, "column 'width' is list<element: int64>, which is not int64"),
+        ({"jpg": ["a.jpg"]}, "column 'jpg' is string, which is not binary"),
+        ({"jpg": pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)}, "which is not binary as in the first shard"),
+        ({"text": [b"\xff"]}, "column 'text' is binary, which is not string"),
+    ],
+)
+def test_a_later_shard_of_other_types_is_named(tmp_path: Path, later: dict[str, Any], said: str) -> None:
+    """Half a corpus would become rejects of shards that are whole."""
+    first = {"jpg": [b"a"], "width": [1], "text": ["a"]}
+    write_parquet(tmp_path / "0.parquet", first)
+    write_parquet(tmp_path / "1.parquet", first | later)
+    with pytest.raises(SourceError) as caught:
+        read_all(tmp_path, keep=["width"])
+    assert "1.parquet: column " in caught.value.message
+    assert said in caught.value.message
+
+
+def test_a_later_shard_with_nothing_but_nulls_has_no_types(tmp_path: Path) -> None:
+    """pandas writes them so, where every download failed."""
+    for jpg in (pa.array([b"a"]), pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)):
+        write_parquet(tmp_path / "0.parquet", {"jpg": jpg, "width": [1], "text": ["a"], "error_message": ["e"]})
+        write_parquet(tmp_path / "1.parquet", dict.fromkeys(["jpg", "width", "text", "error_message"], pa.nulls(1)))
+        raw = read_all(tmp_path, keep=["width"])["1.parquet"]
+        assert (raw.rejects, raw.column("width"), raw.column("_text")) == ({0: "no_image"}, [None], [None])
+
+
 @pytest.mark.parametrize("how", ["cut", "garbage", "empty", "no footer"])
 def test_a_file_without_a_footer_is_a_damaged_shard_without_rows(tmp_path: Path, how: str) -> None:
     """One bad file of 3,000 must not stop the other 2,999."""
@@ -144,7 +176,6 @@ def test_a_corrupt_row_group_that_is_read_again_gives_only_missing_rejects(tmp_p
     assert read_one(path, done=((0, 14),)).rejects == dict.fromkeys(range(14, 20), "shard_damaged")
 
 
-@pytest.mark.xfail(strict=True, reason="read() trusts iter_batches to give as many rows as the footer says")
 def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: Path) -> None:
     """One changed byte of a page header, and Arrow takes the group for empty: the run can never be complete."""
     path = thirty(tmp_path / "0.parquet", "none")
@@ -152,6 +183,34 @@ def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: P
     raw = read_one(path)
     assert raw.numbers == list(range(30))
     assert raw.rejects == dict.fromkeys(range(10, 20), "shard_damaged")
+
+
+@pytest.mark.parametrize("rows", [0, 5, 20, -10])
+def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, rows: int) -> None:
+    """One changed byte hides rows, or promises billions that each would become a reject."""
+    path = thirty(tmp_path / "0.parquet")
+    promise = bytearray(path.read_bytes())
+    (at,) = [match.start() for match in re.finditer(b"\x16\x14\x26", promise)][1:2]  # the second group's rows
+    promise[at + 1] = rows * 2 if rows >= 0 else -rows * 2 - 1  # Thrift's zigzag
+    (tmp_path / "1.parquet").write_bytes(promise)
+    raw = read_all(tmp_path)["1.parquet"]
+    assert (raw.rows, raw.total) == ([], 0)
+    assert f"it says 30 rows, its row groups {20 + rows}" in raw.damage
+
+
+def test_a_row_group_of_more_rows_than_the_footer_says_never_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow counts the values it finds: one row too many takes the number of the next group's first."""
+    path = thirty(tmp_path / "0.parquet")
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, *_, columns, **__: iter(self.read(columns).combine_chunks().to_batches(11)),
+    )
+    raw = read_one(path)
+    assert raw.numbers == list(range(30))
+    assert raw.rejects == dict.fromkeys(range(30), "shard_damaged")
 
 
 @pytest.mark.parametrize("done", [((0, 5),), ((0, 10), (13, 17)), ((0, 30),), ((29, 30),), ((3, 4), (10, 30))])
@@ -178,16 +237,54 @@ def test_a_file_without_rows_is_a_shard_without_rows(tmp_path: Path) -> None:
     assert (raw.rows, raw.total, raw.damage) == ([], 0, "")
 
 
-@pytest.mark.xfail(strict=True, reason="_check() and _image() take the dot of a column's name for a struct's leaf")
 @pytest.mark.parametrize("keys", [{"image_column": "a.jpg"}, {"keep": ["b.width"]}, {"text_column": "c.text"}])
 def test_column_names_may_have_dots(tmp_path: Path, keys: dict[str, Any]) -> None:
     columns = {"image": [b"a"], "a.jpg": [b"b"], "b.width": [5], "c.text": ["d"]}
-    assert read_one(write_parquet(tmp_path / "0.parquet", columns), **keys).total == 1
+    (row,) = read_one(write_parquet(tmp_path / "0.parquet", columns), **keys).rows
+    assert row["_image"] == (b"b" if "image_column" in keys else b"a")
+    assert row.get("b.width", 5) == 5
+    assert row["_text"] == ("d" if "text_column" in keys else None)
 
 
-@pytest.mark.xfail(strict=True, reason="Parquet text is not validated, and annotate's to_pylist() raises on it")
+def test_a_struct_and_a_column_with_a_dot_are_told_apart(tmp_path: Path) -> None:
+    columns = {"a": pa.array([{"bytes": b"in"}], pa.struct([("bytes", pa.binary())])), "a.bytes": [b"out"]}
+    path = write_parquet(tmp_path / "0.parquet", columns)
+    assert read_one(path, image_column="a").column("_image") == [b"in"]
+    assert read_one(path, image_column="a.bytes").column("_image") == [b"out"]
+
+
+BAD = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"\xff\xfe"], pa.binary()).buffers())
+
+
 def test_text_that_is_not_utf8_is_bad_metadata(tmp_path: Path) -> None:
     """Arrow does not look into strings when it reads them: one bad caption would end the job."""
-    text = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"\xff\xfe"], pa.binary()).buffers())
-    raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"a", b"b"], "text": text}))
+    raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"a", b"b"], "text": BAD}))
     assert raw.rejects == {1: "bad_metadata"}
+    assert raw.rows[1]["_message"] == "text is no valid string; text must be UTF-8"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        BAD,
+        BAD.cast(pa.large_string()),
+        pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), BAD),
+        pa.StructArray.from_arrays([BAD], ["a"]),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), BAD),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_kept_column_that_is_not_utf8_is_bad_metadata_in_its_bad_rows(tmp_path: Path, column: pa.Array) -> None:
+    raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"a", b"b"], "x": column}), keep=["x"])
+    assert raw.rejects == {1: "bad_metadata"}
+    assert raw.table.schema.field("x").type == column.type
+    assert raw.column("x") == [column[0].as_py(), None]
+
+
+def test_a_key_or_an_error_that_is_not_utf8_does_not_end_the_job(tmp_path: Path) -> None:
+    columns = {"image": [b"a", None], "id": BAD, "error_message": BAD}
+    raw = read_one(write_parquet(tmp_path / "0.parquet", columns))
+    assert (raw.column("key"), raw.rejects) == (["fine", None], {1: "bad_metadata"})
+    del columns["id"]
+    raw = read_one(write_parquet(tmp_path / "0.parquet", columns))
+    assert (raw.rejects, raw.rows[1]["_message"]) == ({1: "no_image"}, "the image bytes are null")

@@ -1,0 +1,117 @@
+"""Which columns of a Parquet source are the image, the text, the id and those to keep: decided from its first shard."""
+
+import pyarrow as pa
+
+from jobs import schema
+from jobs.config import SourceConfig
+from jobs.errors import SourceError
+from jobs.sources import Layout, first_of
+
+ONE_TYPE = "write every shard of a source with the same types"
+
+
+def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
+    """Raises SourceError when a column that is needed is not there, or not of its kind."""
+    image = first_of(
+        config.image_column, [n for n in schema.IMAGE_NAMES if _leaf(columns, n) is not None], columns.names
+    )
+    if image is None or _leaf(columns, image) is None:
+        raise SourceError(_no_image(columns, where, config), f"its columns: {', '.join(columns.names)}")
+    text = first_of(config.text_column, schema.TEXT_NAMES, columns.names)
+    key = first_of(config.key_column, schema.KEY_NAMES, columns.names)
+    for option, wanted in (("text_column", config.text_column), ("key_column", config.key_column)):
+        if wanted != "auto" and wanted not in columns.names:
+            raise SourceError(
+                f"{where}: no column {wanted!r} (source.{option})", f"its columns: {', '.join(columns.names)}"
+            )
+    if key and not _is_id(columns.field(key).type):
+        raise SourceError(f"{where}: column {key!r} is {columns.field(key).type}, no id", "set source.key_column")
+    if text and not _is_text(columns, text):
+        raise SourceError(f"{where}: column {text!r} is {columns.field(text).type}, not text", "set source.text_column")
+    return Layout(
+        format="parquet",
+        images=(image,),
+        texts=(text,) if text else (),
+        key=key,
+        key_type=columns.field(key).type if key else pa.string(),
+        kept=_kept(columns, image, where, config),
+        error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
+        leaf=_leaf(columns, image) or "",
+    )
+
+
+def copied(layout: Layout) -> dict[str, str]:
+    """Which column of the source each of these raw columns is."""
+    text = layout.texts[0] if layout.texts else None
+    named = {schema.KEY: layout.key, **{field.name: field.name for field in layout.kept}, schema.TEXT: text}
+    return {name: column for name, column in named.items() if column}
+
+
+def needed(layout: Layout) -> list[str]:
+    """The columns to read."""
+    return list(dict.fromkeys([layout.images[0], *copied(layout).values(), *filter(None, [layout.error])]))
+
+
+def check(columns: pa.Schema, where: str, layout: Layout) -> None:
+    """Raises SourceError when another shard of the source has not the columns of the first."""
+    missing = [name for name in needed(layout) if name not in columns.names]
+    if missing:
+        raise SourceError(
+            f"{where}: no column {missing[0]!r}, which the first shard has",
+            f"this shard's columns: {', '.join(columns.names)}",
+        )
+    kind = columns.field(layout.images[0]).type
+    if _leaf(columns, layout.images[0]) != layout.leaf and not pa.types.is_null(kind):
+        wanted = f"struct with {layout.leaf}" if layout.leaf else "binary"
+        raise SourceError(
+            f"{where}: column {layout.images[0]!r} is {kind}, which is not {wanted} as in the first shard",
+            ONE_TYPE,
+        )
+
+
+def _leaf(columns: pa.Schema, name: str) -> str | None:
+    """ "" for a column of bytes, "bytes" for a Hugging Face Image struct, None for anything else."""
+    if name not in columns.names:
+        return None
+    kind = columns.field(name).type
+    if _is_bytes(kind):
+        return ""
+    at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return "bytes" if at >= 0 and _is_bytes(kind.field(at).type) else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(columns: pa.Schema, name: str) -> bool:
+    index = columns.get_field_index(name)
+    kind = columns.types[index] if index >= 0 else pa.null()
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _no_image(columns: pa.Schema, where: str, config: SourceConfig) -> str:
+    if config.image_column != "auto":
+        return f"{where}: no column of image bytes named {config.image_column!r} (source.image_column)"
+    if first_of("auto", schema.URL_NAMES, columns.names):
+        return f"{where}: has urls but no image bytes; download them first, for example with img2dataset"
+    return f"{where}: no column of image bytes; looked for {', '.join(schema.IMAGE_NAMES)}"
+
+
+def _kept(columns: pa.Schema, image: str, where: str, config: SourceConfig) -> tuple[pa.Field, ...]:
+    for name in config.keep:
+        if name not in columns.names:
+            raise SourceError(
+                f"{where}: no column {name!r} to keep (source.keep)",
+                f"its columns: {', '.join(columns.names)}; source.keep: [] keeps none",
+            )
+        if name == image:
+            raise SourceError(f"{where}: {name!r} is the image column; image bytes are not copied to the output")
+    return tuple(pa.field(name, columns.field(name).type) for name in config.keep)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    )

@@ -1,0 +1,97 @@
+"""Runs over parts of a source make one output together, and never two runs write one part."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import ledger
+from jobs.config import JobConfig
+from jobs.demo import corpus
+from jobs.errors import ConfigError, OutputError
+from jobs.lease import SECONDS, Lease
+from jobs.plan import Part
+from jobs.run import run
+from jobs.storage import Storage
+from jobs.verify import show, verify
+from tests.test_run import addresses, objects, read, small_job
+
+
+@pytest.fixture
+def config(ray_session: None, tmp_path: Path) -> JobConfig:
+    """6 shards of 10 rows: each of three parts has some."""
+    corpus.write_parquet(tmp_path / "in", 6, 10)
+    return small_job(tmp_path / "in", tmp_path / "out", models={"align": None})
+
+
+def check(config: JobConfig) -> None:
+    given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(10)]
+    assert addresses(*(read(config.output.path, folder) for folder in ledger.FOLDERS)) == given
+    checks = verify(config.output.path, deep=True)
+    assert all(check.ok for check in checks), show(checks)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_parts_in_any_order_make_one_output(config: JobConfig, order: tuple[int, ...]) -> None:
+    """An early _SUCCESS starts a training on a third of the data."""
+    marks = []
+    for index in order:
+        run(config, Part(index, 3))
+        marks.append(Storage().exists(f"{config.output.path}/_SUCCESS"))
+    assert marks == [False, False, True]
+    check(config)
+    before = objects(config.output.path)
+    assert run(config).resumed_nothing  # also without parts
+    assert objects(config.output.path) == before
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "1/3/5", "-1/3"])
+def test_a_part_that_is_none_is_a_config_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="not of the form 2/8"):
+        Part.parse(text)
+
+
+def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobConfig) -> None:
+    """A job array that starts one index twice; the message says whom to stop."""
+    theirs = Lease(Storage(), config.output.path, "their-run", Part(1, 3).suffix)
+    theirs.acquire()
+    with pytest.raises(OutputError, match=f"their-run on {socket.gethostname()} .process {os.getpid()}. is writing"):
+        run(config, Part(1, 3))
+    run(config, Part(2, 3))
+    theirs.release()
+    run(config, Part(1, 3))
+    run(config, Part(3, 3))
+    check(config)
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        {"host": "elsewhere", "pid": 1, "until": -1.0},
+        {"host": socket.gethostname(), "pid": 2**22 + 1, "until": SECONDS},  # no process has so high a number
+        None,
+    ],
+    ids=["expired", "dead", "half written"],
+)
+def test_a_lease_that_nobody_holds_is_taken_over(config: JobConfig, holder: dict[str, object] | None) -> None:
+    """What a killed run leaves must not need a person to delete it."""
+    path = Path(config.output.path) / "_lease.json"
+    path.parent.mkdir()
+    if holder is None:
+        path.write_bytes(b"")
+    else:
+        path.write_text(json.dumps({"run": "old", **holder, "until": time.time() + float(str(holder["until"]))}))
+    run(config)
+    assert not path.exists()
+    check(config)
+
+
+@pytest.mark.xfail(strict=True, reason="leases are told apart by their part's name: a run without parts has its own")
+def test_a_run_without_parts_is_refused_while_a_part_is_written(config: JobConfig) -> None:
+    """The array job is still at it, and somebody starts the whole: every row would be computed and written twice."""
+    Lease(Storage(), config.output.path, "their-run", Part(1, 3).suffix).acquire()
+    with pytest.raises(OutputError, match="their-run"):
+        run(config)

@@ -1,0 +1,96 @@
+"""Retry computes the rows again that were rejected for the named reasons, no others; run completes a killed one."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import ledger
+from jobs.cli import WRONG, main
+from jobs.config import JobConfig
+from jobs.demo import corpus
+from jobs.identity import load_job
+from jobs.retry import forget, retry
+from jobs.run import run
+from jobs.storage import Storage
+from jobs.verify import show, verify
+from tests.test_run import addresses, read, small_job
+
+GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
+
+
+@pytest.fixture
+def job(ray_session: None, tmp_path: Path) -> JobConfig:
+    """2 shards of 20 good rows, of which three each are not: rows 0 and 8 not_an_image, row 7 empty."""
+    corpus.write_parquet(tmp_path / "in", 2, 20)
+    good = next(row.image for row in corpus.rows(0, 20) if row.image and row.image.startswith(b"\xff\xd8"))
+    for path in sorted(tmp_path.glob("in/*.parquet")):
+        images = [GARBAGE.get(row, good) for row in range(20)]
+        replace(path, images)
+    config = small_job(tmp_path / "in", tmp_path / "out")
+    assert run(config).reasons == {"not_an_image": 4, "empty": 2}
+    return config
+
+
+def replace(path: Path, images: list[bytes]) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", pa.array(images)), path)
+
+
+def mend(config: JobConfig) -> None:
+    """The bytes of every broken row are good now."""
+    for path in sorted(Path(str(config.source.path)).glob("*.parquet")):
+        images = pq.read_table(path).column("image").to_pylist()
+        replace(path, [images[1]] * len(images))
+
+
+def check(config: JobConfig) -> None:
+    given = [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(20)]
+    assert addresses(*(read(config.output.path, folder) for folder in ledger.FOLDERS)) == given
+    checks = verify(config.output.path, deep=True)
+    assert all(check.ok for check in checks), show(checks)
+
+
+def test_only_the_named_reasons_are_computed_again(job: JobConfig) -> None:
+    """A fixed decoder must not cost the 700 million rows that were fine."""
+    before = {path: path.stat().st_mtime_ns for path in Path(job.output.path).glob("rows/*.parquet")}
+    mend(job)
+    summary = retry(job.output.path, ["not_an_image"])
+    assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in Path(job.output.path).glob("rows/*.parquet")}.items()
+    check(job)
+
+
+def test_rows_that_fail_again_are_rejects_again(job: JobConfig) -> None:
+    summary = retry(job.output.path, ["not_an_image", "empty"])
+    assert (summary.rows, summary.reasons, summary.run["rows"]) == (34, {"not_an_image": 4, "empty": 2}, 6)
+    check(job)
+
+
+def test_without_such_rejects_nothing_happens(job: JobConfig) -> None:
+    """By default: the reasons that time may heal, of which there are none here."""
+    before = {path: path.stat().st_mtime_ns for path in Path(job.output.path).rglob("*")}
+    assert retry(job.output.path, []).reasons == {"not_an_image": 4, "empty": 2}
+    after = {path: path.stat().st_mtime_ns for path in Path(job.output.path).rglob("*")}
+    assert {p: t for p, t in before.items() if p.is_file()} == {p: t for p, t in after.items() if p.is_file()}
+
+
+def test_an_unknown_reason_is_a_wrong_command(job: JobConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typo that retries nothing would look like a success."""
+    assert main(["retry", job.output.path, "--reason", "not_a_image"]) == WRONG
+    told = capsys.readouterr().err
+    assert "not_a_image: no such reason" in told
+    assert "not_an_image" in told
+    check(job)
+
+
+def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConfig) -> None:
+    """Forgotten rejects that nobody computes again would be vanished rows."""
+    mend(job)
+    storage, pinned = load_job(job.output.path)
+    assert forget(storage, pinned, ["not_an_image"], "retry-killed") == 4
+    assert not Storage().exists(f"{job.output.path}/_SUCCESS")
+    summary = run(job)
+    assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
+    check(job)
