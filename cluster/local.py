@@ -17,8 +17,8 @@ def session() -> Iterator[Mapping[str, float]]:
 
     With RAY_ADDRESS set, as in a submitted job, that cluster is used.
     """
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _NOISY:  # what fails is raised, and reported once
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
         yield ray.cluster_resources()

@@ -6,7 +6,8 @@ damaged · 130 interrupted; the same command goes on where it was.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jobs import __version__
 from jobs.errors import ConfigError, Interrupted, JobError, SetAside
@@ -37,78 +38,62 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coyo-jobs",
         description="Give every image of a corpus its labels and embeddings, once.",
-        epilog="exit codes: 0 done, 1 stopped by an error, 2 wrong command or recipe, 3 done with damaged shards, "
-        "130 interrupted",
+        epilog="exit codes: 0 done, 1 stopped by an error, 2 wrong command or recipe, 3 done with damaged shards or "
+        "shards set aside, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"coyo-jobs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_runners(commands)
+    _add_readers(commands)
+    return parser
 
-    init = commands.add_parser("init", help="print a commented recipe", description="Print a commented recipe to edit.")
+
+def _add_runners(commands: Any) -> None:
+    init = _add(commands, "init", _init, "print a commented recipe to edit")
     init.add_argument("source", metavar="INPUT", help="folder, file, glob or braces; local or s3://")
     init.add_argument("output", metavar="OUTPUT", help="folder that the job will own; local or s3://")
-    init.set_defaults(command=_init)
 
-    run = commands.add_parser(
-        "run", help="run a job, or go on with it", description="Run a job, or go on where an earlier run stopped."
-    )
-    run.add_argument("recipe", metavar="RECIPE", help="a YAML file; coyo-jobs init writes one")
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="such as models.vit.top_k=3; repeatable",
-    )
-    run.set_defaults(command=_run)
-
+    run = _add(commands, "run", _run, "run a job, or go on where an earlier run stopped")
+    run.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://; coyo-jobs init writes one")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="models.vit.top_k=3; repeatable")
     run.add_argument("--part", metavar="I/N", help="only the shards of part I of N; N runs make one output, anywhere")
 
-    status = commands.add_parser("status", help="where a job is", description="Where a job is, from its output alone.")
-    status.add_argument("output", metavar="OUTPUT", help="the job's output folder")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.set_defaults(command=_status)
+    retry = _add(commands, "retry", _retry, "compute again the rows that were rejected for the named reasons")
+    retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    retry.add_argument("--reason", action="append", default=[], help="repeatable (default: the transient ones)")
 
-    verify = commands.add_parser(
-        "verify", help="prove an output", description="Prove that an output is whole and right."
-    )
-    verify.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    demo = _add(commands, "demo", _demo, "draw a small corpus, run the main job on it, show the result")
+    demo.add_argument("folder", nargs="?", default="demo", metavar="FOLDER", help="where to put it all (demo)")
+    demo.add_argument("--shards", type=_positive, default=8, help="shards to draw (8)")
+    demo.add_argument("--rows-per-shard", type=_positive, default=100, help="rows of each (100)")
+
+
+def _add_readers(commands: Any) -> None:
+    status = _add(commands, "status", _status, "where a job is, from its output alone")
+    verify = _add(commands, "verify", _verify, "prove that an output is whole and right")
+    report = _add(commands, "report", _report, "draw pictures with their top labels and best-matching texts")
+    for command in (status, verify, report):
+        command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    for command in (status, verify):
+        command.add_argument("--json", action="store_true", help="as JSON")
     verify.add_argument("--deep", action="store_true", help="check every value, not only the footers")
     verify.add_argument(
-        "--sample", type=int, default=0, metavar="N", help="compute N rows again with plain transformers"
+        "--sample", type=_positive, default=0, metavar="N", help="compute N rows again with plain transformers"
     )
-    verify.add_argument("--json", action="store_true", help="as JSON")
-    verify.set_defaults(command=_verify)
+    report.add_argument("--rows", type=_positive, default=24, help="pictures on the sheet (24)")
+    report.add_argument("--to", default="contact_sheet.png", metavar="FILE", help="the picture (contact_sheet.png)")
 
-    retry = commands.add_parser(
-        "retry", help="compute rejected rows again",
-        description="Compute the rows again that were rejected for the named reasons, and only those.",
-    )  # fmt: skip
-    retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
-    retry.add_argument(
-        "--reason", action="append", default=[], help="a reason; repeatable (default: the transient ones)"
-    )
-    retry.set_defaults(command=_retry)
 
-    report = commands.add_parser(
-        "report", help="draw a contact sheet of a finished output",
-        description="Draw pictures of a finished output with their top labels and best-matching texts.",
-    )  # fmt: skip
-    report.add_argument("output", metavar="OUTPUT", help="the job's output folder")
-    report.add_argument("--rows", type=int, default=24, help="pictures on the sheet (24)")
-    report.add_argument(
-        "--to", default="contact_sheet.png", metavar="FILE", help="where to write the PNG (contact_sheet.png)"
-    )
-    report.set_defaults(command=_report)
-
-    demo = commands.add_parser(
-        "demo", help="draw a small corpus, run the main job on it, show the result",
-        description="Draw a small corpus, run the main job on it with the embedded checkpoints, show the result.",
-    )  # fmt: skip
-    demo.add_argument("folder", nargs="?", default="demo", metavar="FOLDER", help="where to put it all (demo)")
-    demo.add_argument("--shards", type=int, default=8, help="shards to draw (8)")
-    demo.add_argument("--rows-per-shard", type=int, default=100, help="rows of each (100)")
-    demo.set_defaults(command=_demo)
+def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+    parser.set_defaults(command=command)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return int(text)
 
 
 def _init(args: argparse.Namespace) -> int:

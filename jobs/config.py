@@ -58,9 +58,7 @@ class SourceConfig(_Section):
         if twice := {name for name in value if value.count(name) > 1}:
             raise ValueError(f"names {sorted(twice)} twice")
         if taken := next((name for name in value if name in schema.RESERVED or name.startswith("_")), None):
-            why = (
-                "is a column of the output itself" if taken in schema.RESERVED else "starts with _, as the job's own do"
-            )
+            why = "is a column of the output itself" if taken in schema.RESERVED else "starts with _, as the job's do"
             raise ValueError(f"names {taken!r}: {taken} {why}; rename it in the source")
         return value
 

@@ -6,6 +6,7 @@ it is: `compute`, `limits`, `storage`, and the output's path and file size may c
 
 import hashlib
 import json
+import os
 from typing import Any
 
 import yaml
@@ -14,18 +15,26 @@ from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
-from jobs.storage import Storage, join
+from jobs.storage import Storage, absolute, join
 
 JOB = "_job.yaml"
 _FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
 def pin(config: JobConfig, format: str, specs: tuple[Spec, ...]) -> JobConfig:
-    """The recipe with its format decided and each model's revision pinned: a hub commit, or a digest of its files."""
+    """The recipe with its format decided and each model's revision pinned: a hub commit, or a digest of its files.
+
+    Local paths are pinned whole, so that it means the same from another folder.
+    """
     tree = config.model_dump()
+    path = config.source.path
+    tree["source"]["path"] = absolute(path) if isinstance(path, str) else tuple(absolute(each) for each in path)
     tree["source"]["format"] = format
+    tree["output"]["path"] = absolute(config.output.path)
     for spec in specs:
         tree["models"][spec.kind]["revision"] = spec.weights.revision
+        if spec.weights.name != "demo" and os.path.isdir(spec.weights.name):
+            tree["models"][spec.kind]["weights"] = absolute(spec.weights.name)
     return JobConfig.of(tree)
 
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from jobs.errors import OutputError
+from jobs.plan import Part
 from jobs.storage import Storage, join
 
 SECONDS = 60.0
@@ -45,21 +46,27 @@ _NOBODY = Holder("unknown", "unknown", 0, 0.0)  # of a lease that says nothing: 
 
 
 class Lease:
-    """Held by one run. `part` tells runs over disjoint shards apart."""
+    """Held by one run. Runs over two parts of one division of the shards do not meet; any other two do."""
 
-    def __init__(self, storage: Storage, output: str, run: str, part: str = "") -> None:
-        self._storage, self._run = storage, run
-        self._path = join(output, f"_lease{part}.json")
+    def __init__(self, storage: Storage, output: str, run: str, part: Part | None = None) -> None:
+        self._storage, self._output, self._run, self._part = storage, output, run, part or Part()
+        self._path = join(output, f"_lease{self._part.suffix}.json")
 
     def acquire(self) -> None:
-        """Raises OutputError when another living run holds it, and says who."""
+        """Raises OutputError when a living run may write the same shards, and says who."""
+        for path in self._others():
+            other = self._holder(path)
+            if other is not None and other.alive:
+                raise self._refusal(other, path)
         holder = self._holder()
         if holder is not None and holder.run != self._run:
             if holder.alive:
                 raise self._refusal(holder)
             self._storage.delete(self._path)
         if not self._storage.put_new(self._path, self._mine()):
-            raise self._refusal(self._holder())
+            first = self._holder()
+            if first is None or first.run != self._run:  # an answer that was lost: it is there, and it is ours
+                raise self._refusal(first)
         if holder is not None:  # two may have seen the dead one; the last to write has it
             time.sleep(random.uniform(0.2, 0.5))
             self.renew()
@@ -79,22 +86,30 @@ class Lease:
     def _mine(self) -> bytes:
         return json.dumps(asdict(Holder(self._run, socket.gethostname(), os.getpid(), time.time() + SECONDS))).encode()
 
-    def _holder(self) -> Holder | None:
-        if not self._storage.exists(self._path):
+    def _others(self) -> list[str]:
+        """The leases of the whole, and of parts of any other division."""
+        if self._part.count == 1:
+            return [entry.path for entry in self._storage.find(join(self._output, "_lease-*.json"))]
+        beside = self._storage.find(join(self._output, "_lease*.json"))
+        return [entry.path for entry in beside if not entry.path.endswith(f"of{self._part.count}.json")]
+
+    def _holder(self, path: str = "") -> Holder | None:
+        path = path or self._path
+        if not self._storage.exists(path):
             return None
         try:
-            told = json.loads(self._storage.read(self._path))
+            told = json.loads(self._storage.read(path))
             return Holder(str(told["run"]), str(told["host"]), int(told["pid"]), float(told["until"]))
         except (ValueError, TypeError, KeyError):
             return _NOBODY
 
-    def _refusal(self, holder: Holder | None) -> OutputError:
+    def _refusal(self, holder: Holder | None, path: str = "") -> OutputError:
         if holder is None:
             return OutputError(
                 f"{self._path}: this run's lease is gone", "was the output deleted? run the same command again"
             )
         left = max(0, round(holder.until - time.time()))
         return OutputError(
-            f"{self._path}: run {holder.run} on {holder.host} (process {holder.pid}) is writing here",
+            f"{path or self._path}: run {holder.run} on {holder.host} (process {holder.pid}) is writing here",
             f"stop it or wait for it; if it is dead, its lease ends in {left} s",
         )

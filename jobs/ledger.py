@@ -61,9 +61,24 @@ class Ledger:
         Only those whose rows are all there without them: what `run` computed again.
         """
         known = {obj.entry.path for obj in planned.objects}
-        mine = Ledger(tuple(obj for obj in self.objects if obj.run == run or obj.entry.path in known))
-        covered = mine.coverage
-        return [obj for obj in self.objects if obj not in mine.objects and _within(obj, covered)]
+        mine = [obj for obj in self.objects if obj.run == run or obj.entry.path in known]
+        others = [obj for obj in self.objects if obj.run != run and obj.entry.path not in known]
+        covered = Ledger(tuple(mine)).coverage
+        return [obj for obj in others if obj.shards and _within(obj, covered)]
+
+    def overlapping(self) -> list[Object]:
+        """Objects to drop so that no row is in two. Rows that only they had are missing then, and computed again."""
+        if sum(obj.count for obj in self.objects) == sum(part.count for part in self.coverage.values()):
+            return []
+        kept: dict[str, Coverage] = {}
+        dropped: list[Object] = []
+        for obj in sorted(self.objects, key=lambda obj: (-obj.count, obj.entry.path)):
+            if any(_meet(part, kept.get(name, Coverage())) for name, part in obj.shards.items()):
+                dropped.append(obj)
+                continue
+            for name, part in obj.shards.items():
+                kept[name] = kept.get(name, Coverage()) | part
+        return dropped
 
     def without(self, dropped: Iterable[Object]) -> "Ledger":
         paths = {obj.entry.path for obj in dropped}
@@ -91,9 +106,13 @@ def _object(storage: Storage, folder: str, entry: Entry) -> Object:
     return Object(entry, folder, about["run"], about["job"], footer.num_rows, shards, json.loads(about["reasons"]))
 
 
+def _meet(one: Coverage, other: Coverage) -> bool:
+    return (one | other).count < one.count + other.count
+
+
 def _within(obj: Object, covered: dict[str, Coverage]) -> bool:
     have = ((part, covered.get(name, Coverage())) for name, part in obj.shards.items())
-    return all((part | there).count == there.count for part, there in have)
+    return all((part | there).count == there.count and part.total in (None, there.total) for part, there in have)
 
 
 def missing(coverage: dict[str, Coverage], shards: Iterable[str]) -> dict[str, str]:

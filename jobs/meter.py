@@ -50,6 +50,7 @@ class Meter:
     def __init__(self) -> None:
         self._now = Snapshot()
         self._stopping = False
+        self._finished: set[str] = set()
         self._open: set[Any] = set()
         self._fatal: set[str] = set()
 
@@ -60,11 +61,13 @@ class Meter:
         tally.last = time.time()
         self._now.reasons.update(reasons)
 
-    def finish(self, shards: int, size: int, rows: int) -> None:
-        """Shards that were read to their end, with their bytes and rows."""
-        self._now.finished_shards += shards
-        self._now.finished_bytes += size
-        self._now.finished_rows += rows
+    def finish(self, shard: str, size: int, rows: int) -> None:
+        """A shard was read to its end: its bytes, and the rows of it that were not done before."""
+        if shard not in self._finished:  # a task that Ray repeats reads it again
+            self._finished.add(shard)
+            self._now.finished_shards += 1
+            self._now.finished_bytes += size
+            self._now.finished_rows += rows
 
     def note(self, ran_on: str) -> None:
         """An annotate actor is ready; what it runs on."""

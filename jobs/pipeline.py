@@ -32,6 +32,7 @@ from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
 
 _WRITE_CPUS = 0.25  # a write waits for the network, not for a core
+_FEWEST = 2  # CPUs
 _RETRIES = 16  # of a task whose process died: each shard of it may kill one
 _RESULT_BYTES = 8 << 10  # one annotated row, generously
 
@@ -74,6 +75,9 @@ def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, f
         actor_cpus, threads = (share, min(cpus, 2 * share)) if cpus > 2 else (0.5, max(1, cpus))
     else:
         device, actors, actor_cpus, threads = "cuda", wanted, 0.5, 2
+    if cpus < _FEWEST:
+        raise ClusterError(f"Ray sees {cpus} CPU; a job needs {_FEWEST}: one to decode, and some for the rest")
+    actor_cpus = min(actor_cpus, (cpus - 1 - _WRITE_CPUS) / actors)  # decoding always gets a core
     free = max(1, int(cpus - actors * actor_cpus - _WRITE_CPUS))
     return Resources(
         device=device,

@@ -75,8 +75,8 @@ def progress(*, run: str, state: str, seen: Snapshot, work: Work, seconds: float
 
 def _expected(seen: Snapshot, work: Work) -> tuple[int, bool]:
     """Rows this run will see in all, and whether that is an estimate from the bytes still to read; 0 while unknown."""
-    if seen.finished_shards >= work.shards - work.shards_done and Stage.SOURCE.value in seen.stages:
-        return seen.stages[Stage.SOURCE.value].rows, False
+    if seen.finished_shards >= work.shards - work.shards_done:
+        return seen.finished_rows, False
     if seen.finished_bytes:
         return round(seen.finished_rows * work.bytes_left / seen.finished_bytes), True
     return 0, False

@@ -56,6 +56,8 @@ def cause(exc: RayError) -> JobError:
         inner = inner.cause
     if isinstance(inner, JobError):
         return inner
-    last = [line for line in str(inner).strip().splitlines() if line.strip()][-1:]
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    # An actor that could not start is told as text only, with the traceback's last line among Ray's advice.
+    told = next((line for line in lines if line.startswith("jobs.errors.")), lines[0] if lines else "")
     hint = "run the same command again to go on where it was"
-    return JobError(f"the run stopped: {type(inner).__name__}: {''.join(last)}", hint)
+    return JobError(f"the run stopped: {type(inner).__name__}: {told}", hint)

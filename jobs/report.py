@@ -38,7 +38,12 @@ def contact_sheet(output: str, to: str, count: int) -> str:
     pictured = sample(output, count)
     if not pictured:
         raise OutputError(f"{output}: no rows to draw", "run the job first")
-    _draw(pictured).save(to)
+    try:
+        _draw(pictured).save(to)
+    except (OSError, ValueError) as exc:
+        raise OutputError(
+            f"{to}: cannot be written as a picture: {exc}", "name a .png in a folder that is there"
+        ) from exc
     return to
 
 

@@ -58,12 +58,12 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
 
 def _rewrite(storage: Storage, obj: Object, reasons: set[str]) -> None:
     table = pq.read_table(storage.open(obj.entry))
-    why = table.column("reason").to_pylist()
+    why = table.column(schema.REJECT_REASON).to_pylist()
     kept = table.filter(pa.array([reason not in reasons for reason in why]))
     shards = np.asarray(kept.column(schema.SHARD).to_pylist(), dtype=object)
     rows = kept.column(schema.ROW).to_numpy()
     left = {name: replace(part, ranges=ranges_of(rows[shards == name])) for name, part in obj.shards.items()}
-    counts = Counter(kept.column("reason").to_pylist())
+    counts = Counter(kept.column(schema.REJECT_REASON).to_pylist())
     _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
     about["reasons"] = json.dumps(counts)
     metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): provenance.encode(left, **about)}

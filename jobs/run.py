@@ -13,11 +13,11 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster import local
-from jobs import __version__, identity, ledger
+from jobs import __version__, identity, ledger, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.pipeline import Pipeline, Resources, decide
@@ -26,7 +26,7 @@ from jobs.remote import Ask, Send, cause, start_meter
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
-from jobs.storage import Storage, absolute, join
+from jobs.storage import Storage, absolute, join, listed_by
 from jobs.summary import Summary, describe_run, summarise
 from jobs.watch import Watch
 
@@ -48,17 +48,20 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     identity.claim(storage, pinned)
     job = _Job(pinned, storage, source, specs, identity.fingerprint(pinned), part or Part())
     committed = ledger.read(storage, config.output.path)
-    if not ledger.missing(committed.coverage, job.shards):
+    if not ledger.missing(committed.coverage, job.shards) and not committed.overlapping():
         _say(f"output    already complete: {config.output.path}")
         return job.finalise(committed, {})
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    lease = Lease(storage, config.output.path, run_id, job.part.suffix)
+    lease = Lease(storage, config.output.path, run_id, job.part)
     lease.acquire()
     try:
         if storage.exists(join(config.output.path, SUCCESS)):  # shards were added since
             storage.delete(join(config.output.path, SUCCESS))
+        committed = job.mended()
+        if not ledger.missing(committed.coverage, job.shards):
+            return job.finalise(committed, {})
         with local.session() as cluster:
-            return job.execute(run_id, lease, cluster)
+            return job.execute(run_id, lease, committed, cluster)
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
@@ -107,9 +110,13 @@ class _Job:
         """The part's shards, by name."""
         return [shard.name for shard in self.source.shards if self.part.holds(shard)]
 
-    def execute(self, run: str, lease: Lease, cluster: Mapping[str, float]) -> Summary:
+    def mended(self) -> Ledger:
+        """What is committed, each row once. Called under the lease, when nobody else writes these shards."""
+        now = ledger.read(self.storage, self.path)
+        return self._drop(now.overlapping(), now)
+
+    def execute(self, run: str, lease: Lease, committed: Ledger, cluster: Mapping[str, float]) -> Summary:
         began = time.monotonic()
-        committed = ledger.read(self.storage, self.path)  # under the lease: nobody else writes these shards now
         resources = decide(self.config.compute, self.config.output, cluster)
         cores = int(cluster.get("CPU", 1))
         work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
@@ -137,9 +144,7 @@ class _Job:
         meter = start_meter()
         report = Reporter(Send(meter), Ask(meter))
         pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-        about = {"run": run, "job": self.fingerprint, "version": __version__}
-        writer = Writer(self.storage, self.path, pipeline.annotated, self.specs, about)
-        sink = ParquetSink(writer, run, resources.rows_per_file, report)
+        sink = ParquetSink(self._writer(run), run, resources.rows_per_file, report)
         watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
         try:
             with watch.watching():
@@ -152,18 +157,24 @@ class _Job:
         if watch.stopped:
             watch.publish("stopped")
             raise watch.stopped
-        written = {obj.folder for obj in ledger.read(self.storage, self.path).objects}
-        for folder in set(ledger.FOLDERS) - written:
-            writer.write_empty(folder, f"part-{run}-empty.parquet")
         return watch
+
+    def _writer(self, run: str) -> Writer:
+        results = [field for spec in self.specs for field in spec.fields]
+        annotated = schema.annotated(self.source.layout.schema, results)
+        about = {"run": run, "job": self.fingerprint, "version": __version__}
+        return Writer(self.storage, self.path, annotated, self.specs, about)
 
     def _settled(self, committed: Ledger, run: str) -> Ledger:
         """What is committed now, less what orphans of a dead run wrote after this one was planned."""
         now = ledger.read(self.storage, self.path)
-        late = now.late(committed, run)
-        for obj in late:
+        return self._drop(now.late(committed, run), now)
+
+    def _drop(self, objects: list[Object], now: Ledger) -> Ledger:
+        for obj in objects:
+            _say(f"output    {obj.entry.path}: its rows are elsewhere too; removed")
             self.storage.delete(obj.entry.path)
-        return now.without(late)
+        return now.without(objects)
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
         """Prove from the footers that every row is in exactly one object, and say so; or say what is missing."""
@@ -180,6 +191,8 @@ class _Job:
                 f"{self.path}: {counted - covered} rows are in more than one object", "two runs wrote here at once"
             )
         summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
+        for folder in set(ledger.FOLDERS) - {obj.folder for obj in now.objects}:
+            self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
             _say(f"output    this part is complete; {len(others)} shards of other parts are not")
         elif run or not self.storage.exists(join(self.path, SUCCESS)):
@@ -195,9 +208,9 @@ class _Job:
 
 def _check_output(storage: Storage, config: JobConfig) -> None:
     """The output can be written, and is not where the input is looked for."""
-    out = absolute(config.output.path)
+    results = join(absolute(config.output.path), "rows", "part.parquet")
     for path in [config.source.path] if isinstance(config.source.path, str) else config.source.path:
-        if f"{out}/".startswith(f"{absolute(path)}/"):
+        if listed_by(path, results):
             raise OutputError(
                 f"{config.output.path}: the output lies inside the source {path}", "results would be read as input"
             )

@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 
 SHARD, ROW, KEY = "shard", "row", "key"
 END, STAGE, REASON, MESSAGE, TEXT, IMAGE = "_end", "_stage", "_reason", "_message", "_text", "_image"
+REJECT_STAGE, REJECT_REASON, REJECT_MESSAGE = "stage", "reason", "message"  # the same, in rejects/
 LABELS, LABEL_PROBS = "labels", "label_probs"
 IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY = "image_embedding", "text_embedding", "similarity"
 
@@ -70,7 +71,7 @@ def rows(annotated: pa.Schema) -> pa.Schema:
 
 
 def rejects(annotated: pa.Schema) -> pa.Schema:
-    why = [pa.field(name.removeprefix("_"), pa.string(), nullable=False) for name in (STAGE, REASON, MESSAGE)]
+    why = [pa.field(name, pa.string(), nullable=False) for name in (REJECT_STAGE, REJECT_REASON, REJECT_MESSAGE)]
     return pa.schema([*_ADDRESS, annotated.field(KEY), *why])
 
 

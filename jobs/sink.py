@@ -49,8 +49,9 @@ class Writer:
             self._put(join(ROWS, name), rows.select(schema.rows(self.annotated).names), closing, {})
         if rejects.num_rows or not rows.num_rows:
             wanted = schema.rejects(self.annotated)
-            why = rejects.rename_columns([c.removeprefix("_") for c in rejects.column_names]).select(wanted.names)
-            self._put(join(REJECTS, name), why.cast(wanted), closing, _tally(why.column("reason")))
+            own = [schema.SHARD, schema.ROW, schema.KEY, schema.STAGE, schema.REASON, schema.MESSAGE]
+            why = rejects.select(own).rename_columns(wanted.names).cast(wanted)
+            self._put(join(REJECTS, name), why, closing, _tally(why.column(schema.REJECT_REASON)))
 
     def write_empty(self, folder: str, name: str) -> None:
         """An object without rows, so that both folders can always be opened and have a schema."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+from fsspec.utils import glob_translate
 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
@@ -251,6 +252,14 @@ def fixed_folder(path: str) -> str:
 def absolute(path: str) -> str:
     """The path as found entries spell it, without a last slash."""
     return os.path.abspath(os.path.expanduser(path.removeprefix("file://"))) if _is_local(path) else path.rstrip("/")
+
+
+def listed_by(path: str, name: str) -> bool:
+    """Whether a listing of the folder, file or pattern would find the object with this absolute name."""
+    for pattern in map(absolute, expand_braces(path)):
+        if re.match(glob_translate(pattern), name) if _GLOB.search(pattern) else name.startswith(f"{pattern}/"):
+            return True
+    return False
 
 
 def _is_local(path: str) -> bool:

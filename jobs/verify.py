@@ -173,7 +173,7 @@ def _similarities(table: pa.Table, _: Object) -> list[str]:
 def _reasons(table: pa.Table, obj: Object) -> list[str]:
     if obj.folder != "rejects":
         return []
-    known: dict[str, set[str]] = {"reason": set(Reason), "stage": set(Stage)}
+    known: dict[str, set[str]] = {schema.REJECT_REASON: set(Reason), schema.REJECT_STAGE: set(Stage)}
     values = {name: set(table.column(name).to_pylist()) - allowed for name, allowed in known.items()}
     return [f"{name} {sorted(map(str, odd))} is not known" for name, odd in values.items() if odd]
 

@@ -21,8 +21,8 @@ PHOTOS = Path(__file__).parents[2] / "shared" / "corpus"
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray for the whole session; `run` uses the Ray it finds."""
+def ray_session(s3: str) -> Iterator[None]:
+    """One Ray for the whole session; `run` uses the Ray it finds. Its processes inherit the credentials of `s3`."""
     import ray
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

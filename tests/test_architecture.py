@@ -93,13 +93,10 @@ def test_the_environment_is_read_in_few_places(path: Path) -> None:
     assert not (reads | names) or place(path) in ("jobs/cli.py", "jobs/storage.py")
 
 
-SPELLS = pytest.mark.xfail(strict=True, reason="spells columns of rejects/ itself: schema.py has no names for them")
-
-
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=place(path), marks=[SPELLS] if path.stem in ("sink", "retry", "verify") else [])
+        pytest.param(path, id=place(path))
         for path in JOBS
         # The demo's corpus writes what img2dataset would: the names of inputs are not the output's.
         if place(path) not in ("jobs/schema.py", "jobs/demo/corpus.py")
@@ -116,15 +113,9 @@ def test_columns_are_spelled_in_schema_only(path: Path) -> None:
     assert not spelled
 
 
-LARGE = pytest.mark.xfail(strict=True, reason="cli._parser has 76 lines")
-
-
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, id=place(path), marks=[LARGE] if place(path) == "jobs/cli.py" else [])
-        for path in JOBS + CLUSTER + TESTS
-    ],
+    [pytest.param(path, id=place(path)) for path in JOBS + CLUSTER + TESTS],
 )
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()

@@ -140,10 +140,6 @@ def test_claiming_twice_changes_nothing(pinned: JobConfig) -> None:
     assert yaml.safe_load(path.read_text())["models"]["vit"]["top_k"] == 5
 
 
-RELATIVE = "a relative source.path is pinned as it is, so it means another folder elsewhere"
-
-
-@pytest.mark.xfail(strict=True, reason=RELATIVE)
 def test_the_pinned_recipe_finds_its_source_from_anywhere(
     scenes_parquet: Path, specs: tuple[Spec, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +150,6 @@ def test_the_pinned_recipe_finds_its_source_from_anywhere(
     assert len(discover(STORAGE, config.source).shards) == 3
 
 
-@pytest.mark.xfail(strict=True, reason=RELATIVE)
 def test_two_folders_with_one_relative_name_are_two_jobs(
     specs: tuple[Spec, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from jobs.errors import OutputError
 from jobs.lease import Lease
+from jobs.plan import Part
 from jobs.storage import Storage
 
 
-def lease(folder: Path, run: str, part: str = "") -> Lease:
+def lease(folder: Path, run: str, part: Part | None = None) -> Lease:
     return Lease(Storage(), str(folder), run, part)
 
 
@@ -55,8 +56,18 @@ def test_a_second_run_is_told_who_writes(tmp_path: Path) -> None:
 
 
 def test_parts_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    left_behind(tmp_path)
-    lease(tmp_path, "new", "-2of3").acquire()
+    lease(tmp_path, "theirs", Part(1, 3)).acquire()
+    lease(tmp_path, "new", Part(2, 3)).acquire()
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(None, Part(2, 3)), (Part(2, 3), None), (Part(1, 4), Part(2, 3))])
+def test_runs_that_may_write_the_same_shards_do_not_run_at_once(
+    tmp_path: Path, held: Part | None, wanted: Part | None
+) -> None:
+    """A division into three and one into four share shards, and so does either with the whole."""
+    lease(tmp_path, "theirs", held).acquire()
+    with pytest.raises(OutputError, match="run theirs on"):
+        lease(tmp_path, "new", wanted).acquire()
 
 
 @pytest.mark.parametrize("dead", [{"until": time.time() - 1}, {"pid": gone()}], ids=["expired", "killed"])

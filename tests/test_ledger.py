@@ -115,7 +115,6 @@ def test_a_late_object_whose_rows_nobody_else_has_stays(tmp_path: Path) -> None:
     assert read(tmp_path).late(planned, "now") == []
 
 
-@pytest.mark.xfail(strict=True, reason="_within compares row counts only: an object of nothing but ends is always late")
 def test_an_end_that_only_a_run_over_another_part_has_stays(tmp_path: Path) -> None:
     """Two runs over two parts finish together; the first deleted the proof that the other's shard is complete."""
     planned = read(tmp_path)

@@ -127,7 +127,7 @@ def test_damage_in_the_middle_of_a_split_file_is_said_and_the_file_counts_once(b
     assert raw.numbers == list(range(95))
     assert raw.rejects == dict.fromkeys(range(10, 20), "shard_damaged")
     assert [(end["row"], bool(end["_message"])) for end in raw.ends] == [(95, True), (95, False)]
-    assert [call for call in told if call[0] == "finish"] == [("finish", 1, shard.entry.size, 95)]
+    assert [method for method, *_ in told].count("finish") == 1
 
 
 def test_a_row_group_bigger_than_a_task_is_a_task(big: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,16 @@ PLUGIN = '''
 """Every Python below this folder has a Pillow with two more formats: as a C library with a bug would have them."""
 import os, signal, sys, time
 from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(*_):
+    while True:
+        time.sleep(60)
 
 
 class Finder(MetaPathFinder):
@@ -28,26 +38,16 @@ class Finder(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != "PIL.Image":
             return None
-        sys.meta_path.remove(self)
-        from PIL import Image, ImageFile
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
 
-        class Kills(ImageFile.ImageFile):
-            format, format_description = "KILLS", "kills its process"
+        def load_more(module):
+            load(module)
+            module.register_open("KILLS", kill, lambda head: head.startswith(b"KILLS-ITS"))
+            module.register_open("HANGS", hang, lambda head: head.startswith(b"HANGS-ITS"))
 
-            def _open(self):
-                os.kill(os.getpid(), signal.SIGSEGV)
-                time.sleep(60)
-
-        class Hangs(ImageFile.ImageFile):
-            format, format_description = "HANGS", "never returns"
-
-            def _open(self):
-                while True:
-                    time.sleep(60)
-
-        for kind, magic in ((Kills, b"KILLS-ITS"), (Hangs, b"HANGS-ITS")):
-            Image.register_open(kind.format, kind, lambda head, magic=magic: head.startswith(magic))
-        return sys.modules["PIL.Image"].__spec__
+        spec.loader.exec_module = load_more
+        return spec
 
 
 sys.meta_path.insert(0, Finder())

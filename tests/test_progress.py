@@ -18,7 +18,8 @@ def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
     meter.count("source", source, 1.0, {})
     meter.count("annotate", annotated, 1.0, {})
     meter.count("decode", annotated, 1.0, {"truncated": 2, "no_image": 1})
-    meter.finish(finished, 1_000 * finished, 5_000 * finished)
+    for shard in range(finished):
+        meter.finish(f"shard {shard}", 1_000, 5_000)
     return meter.snapshot()
 
 
@@ -47,8 +48,8 @@ def test_the_total_is_estimated_from_the_bytes_of_finished_shards() -> None:
 
 
 def test_the_total_is_exact_when_everything_is_read() -> None:
-    said = line(after(49_000, 40_000, finished=10), FRESH, 100.0)
-    assert said.startswith("40,000 of 49,000 rows")
+    said = line(after(50_000, 40_000, finished=10), FRESH, 100.0)
+    assert said.startswith("40,000 of 50,000 rows")
     assert said.endswith("10 of 10 shards read  0:22 left")
 
 

@@ -49,7 +49,6 @@ def test_a_folder_that_is_no_output_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "sheet.png").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="contact_sheet lets OSError and ValueError of the file through")
 @pytest.mark.parametrize("name", ["no/such/folder/sheet.png", "sheet.unknown"])
 def test_a_sheet_that_cannot_be_written_is_an_error_with_a_name(output: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="sheet"):

@@ -143,7 +143,6 @@ def test_blocks_without_rows_write_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.xfail(strict=True, reason="a kept column named like a column of rejects/ makes two of them")
 @pytest.mark.parametrize("name", ["stage", "reason", "message"])
 def test_a_kept_column_may_be_named_like_a_column_of_rejects(tmp_path: Path, name: str) -> None:
     """Any of these is a likely name in somebody's corpus, and the run died in its first write."""

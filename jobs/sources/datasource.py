@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -44,7 +43,8 @@ class Reader:
             ends = table.filter(table.column(schema.END))
             self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
             if ends.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
-                self.report.send("finish", 1, unit.shard.entry.size, pc.sum(ends.column(schema.ROW)).as_py())
+                left = ends.column(schema.ROW)[0].as_py() - sum(stop - start for start, stop in unit.done)
+                self.report.send("finish", unit.shard.name, unit.shard.entry.size, left)
             if table.num_rows:
                 yield table
             if self.report.ask("stopping"):
