@@ -202,6 +202,8 @@ class _Job:
                     join(self.path, LABELS), json.dumps(labels["vit"], ensure_ascii=False, indent=0).encode()
                 )
             self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
+            with suppress(StorageError):  # housekeeping, and a right that not every job has
+                self.storage.abort_uploads(self.path)
             self.storage.put(join(self.path, SUCCESS), b"")
         return summary
 

@@ -118,6 +118,18 @@ class Storage:
             fs, name = self._fs(path)
             fs.rm_file(name)
 
+    def abort_uploads(self, path: str) -> int:
+        """End multipart uploads below a folder that nobody will finish: invisible to readers, but stored and billed."""
+        if _is_local(path):
+            return 0
+        with self._translate(path):
+            fs, name = self._fs(path)
+            bucket, prefix, _ = fs.split_path(name)
+            found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", [])
+            for upload in found:
+                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            return len(found)
+
     def fetch_folder(self, path: str, into: str) -> None:
         """Copy a folder of objects to a local folder."""
         for entry in self.find(path):

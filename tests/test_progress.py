@@ -50,7 +50,7 @@ def test_the_total_is_estimated_from_the_bytes_of_finished_shards() -> None:
 def test_the_total_is_exact_when_everything_is_read() -> None:
     said = line(after(50_000, 40_000, finished=10), FRESH, 100.0)
     assert said.startswith("40,000 of 50,000 rows")
-    assert said.endswith("10 of 10 shards read  0:22 left")
+    assert said.endswith("10 of 10 shards read  0:25 left")
 
 
 def test_a_resumed_run_counts_what_was_there_and_rates_what_it_does() -> None:

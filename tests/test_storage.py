@@ -247,3 +247,15 @@ def test_names_are_relative_to_what_comes_before_a_pattern() -> None:
     folders = {"s3://b/x/": "s3://b/x", "s3://b/x/{0..9}/*.tar": "s3://b/x", "/data/a*/b": "/data", "file:///d": "/d"}
     assert {path: fixed_folder(path) for path in folders} == folders
     assert fixed_folder("*.tar") == absolute(".")
+
+
+def test_uploads_that_nobody_will_finish_are_ended(bucket: str) -> None:
+    """The parts of a killed writer are seen by nobody, and billed for ever."""
+    import s3fs
+
+    fs, name = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
+    for key in ("out/rows/part.parquet", "elsewhere/part.parquet"):
+        fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
+    assert Storage().abort_uploads(f"{bucket}/out") == 1
+    left = fs.call_s3("list_multipart_uploads", Bucket=name)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["elsewhere/part.parquet"]
