@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ def session() -> Iterator[Mapping[str, float]]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    on_terminate = signal.getsignal(signal.SIGTERM)
     with _hushed():
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
@@ -34,6 +37,8 @@ def session() -> Iterator[Mapping[str, float]]:
             # Two CPUs at least: one actor and one reader must fit even on a single core.
             cpus = max(2, os.cpu_count() or 1)
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it over, and exits without a word
     # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
     ray._private.worker._worker_logs_enabled = False
     try:

@@ -5,6 +5,7 @@ damaged · 130 interrupted; the same command goes on where it was.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors that a user can act on are two lines on stderr, never a traceback."""
     args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops a job means what Ctrl-C means
     try:
         code: int = args.command(args)
         return code
@@ -149,6 +151,10 @@ def _demo(args: argparse.Namespace) -> int:
 
     show(args.folder, args.shards, args.rows_per_shard)
     return DONE
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(exc: JobError, code: int) -> int:

@@ -12,7 +12,7 @@ import aiohttp
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 from fsspec.exceptions import FSTimeoutError
 
-ATTEMPTS = 7  # with the client's own retries of each attempt: a store may be gone for about a minute
+ATTEMPTS = 4  # each with the client's own retries, half a minute of them: a store may be gone for two
 _FIRST, _LONGEST = 0.25, 16.0  # seconds
 _CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"})
 _CODES |= {"Throttling", "ThrottlingException", "RequestThrottled", "500", "502", "503", "504"}

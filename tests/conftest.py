@@ -125,3 +125,12 @@ def _wait_for(endpoint: str) -> None:
         except OSError:
             time.sleep(0.1)
     raise TimeoutError(f"the S3 server at {endpoint} did not come up")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: a typo should not wait for a cluster."""
+
+    def cost(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("slow") is not None, "ray_session" in getattr(item, "fixturenames", ())
+
+    items.sort(key=cost)

@@ -15,7 +15,7 @@ import pytest
 from jobs import ledger, provenance, schema
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.errors import JobError, OutputError, SetAside
+from jobs.errors import JobError, SetAside
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
@@ -164,7 +164,6 @@ def test_what_an_orphan_writes_late_is_removed(
     check(config, given)
 
 
-@pytest.mark.xfail(strict=True, reason="_settled spares what was there when the run was planned: stuck for good")
 def test_what_an_orphan_wrote_before_a_run_was_planned_is_removed_too(
     ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
@@ -221,7 +220,6 @@ def test_the_error_that_stopped_a_run_is_the_one_it_ends_with(
         run(tiny_job(bucket, proxy))
 
 
-@pytest.mark.xfail(strict=True, reason="Ray Data logs a task's traceback, twice, before raising it")
 def test_an_error_in_a_task_is_told_without_a_traceback(
     ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,7 +230,6 @@ def test_an_error_in_a_task_is_told_without_a_traceback(
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-@pytest.mark.xfail(strict=True, raises=OutputError, reason="put_new tries again and meets its own lease")
 def test_a_run_is_not_refused_by_its_own_lease(
     ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:

@@ -88,7 +88,6 @@ def test_a_lease_that_nobody_holds_is_taken_over(config: JobConfig, holder: dict
     check(config)
 
 
-@pytest.mark.xfail(strict=True, reason="leases are told apart by their part's name: a run without parts has its own")
 def test_a_run_without_parts_is_refused_while_a_part_is_written(config: JobConfig) -> None:
     """The array job is still at it, and somebody starts the whole: every row would be computed and written twice."""
     Lease(Storage(), config.output.path, "their-run", Part(1, 3)).acquire()
