@@ -1,0 +1,118 @@
+"""Kill a job again and again, at random moments and in random parts, until it is done; then prove the output.
+
+    python benchmarks/kill_soak.py OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0]
+
+Without a corpus it draws one. Each round starts the same command, waits a random time, and kills: the driver with its
+whole process group, one annotate actor, or one process that reads and decodes. Ends with `verify --deep`. With
+AWS_ENDPOINT_URL and credentials set, OUT and the corpus may be s3:// paths.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from jobs.demo import corpus
+from jobs.recipe import recipe
+from jobs.storage import Storage
+from jobs.verify import show, verify
+
+RUN = [sys.executable, "-m", "jobs", "run"]
+PARTS = {"actor": "AnnotateActor", "decoder": "Decoder"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("--corpus", default="")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    r = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        source = args.corpus or draw(Path(folder))
+        job = Path(folder) / "job.yaml"
+        text = recipe(source, args.out).replace("kakaobrain/vit-large-patch16-384", "demo")
+        job.write_text(
+            text.replace("kakaobrain/align-base", "demo").replace("rows_per_file: auto", "rows_per_file: 50")
+        )
+        kills: list[str] = []
+        while len(kills) < args.kills:
+            what = r.choice(["driver", "driver", *PARTS])
+            done = strike(job, what, r.uniform(4.0, 16.0))
+            kills.append(what)
+            print(f"kill {len(kills):2d}  {what:8s} {committed(args.out):5d} objects committed", flush=True)
+            if done and len(kills) < args.kills:  # finished too early: forget half of it, and go on killing
+                forget(args.out, r)
+        subprocess.run([*RUN, str(job)], check=True, stderr=subprocess.DEVNULL)
+    checks = verify(args.out, deep=True)
+    print(show(checks))
+    sys.exit(not all(check.ok for check in checks))
+
+
+def draw(folder: Path) -> str:
+    corpus.write_parquet(folder / "corpus", 24, 100)
+    return str(folder / "corpus")
+
+
+def strike(job: Path, what: str, after: float) -> bool:
+    """Start the command and kill part of it after some seconds; whether the run finished all the same."""
+    process = subprocess.Popen(
+        [*RUN, str(job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        if what == "driver":
+            kill_all(process.pid)
+        else:
+            kill_part(process.pid, PARTS[what])
+    try:
+        return process.wait(120) == 0
+    except subprocess.TimeoutExpired:
+        kill_all(process.pid)
+        return False
+
+
+def kill_part(pid: int, name: str) -> None:
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if name in " ".join(child.cmdline()):
+                child.send_signal(signal.SIGKILL)
+                return
+        except psutil.NoSuchProcess:
+            continue
+
+
+def kill_all(pid: int) -> None:
+    """The driver first, as a power cut of its machine would have it, and then the Ray it leaves behind."""
+    children = psutil.Process(pid).children(recursive=True)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(random.uniform(0, 1.0))  # orphans may still write
+    for child in children:
+        try:
+            child.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def committed(out: str) -> int:
+    return sum(entry.path.endswith(".parquet") for entry in Storage().find(out))
+
+
+def forget(out: str, r: random.Random) -> None:
+    storage = Storage()
+    for entry in storage.find(out):
+        if entry.path.endswith("_SUCCESS") or (entry.path.endswith(".parquet") and r.random() < 0.5):
+            storage.delete(entry.path)
+
+
+if __name__ == "__main__":
+    main()

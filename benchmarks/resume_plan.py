@@ -1,0 +1,115 @@
+"""How long a resume takes to find out what is left: 70,000 shards, 20,000 committed objects.
+
+    python benchmarks/resume_plan.py [--shards 70000] [--objects 20000] [--folder DIR]
+
+Three shards of seven are not committed. Prints seconds for each step, requests, and peak memory, and the same two
+listings and footers read by nothing but fsspec and pyarrow, in the same run.
+"""
+
+import argparse
+import os
+import resource
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import ledger, provenance, schema
+from jobs.config import SourceConfig
+from jobs.plan import plan
+from jobs.provenance import Coverage
+from jobs.sources.discover import discover
+from jobs.storage import Storage
+
+ROWS = 10_000  # of a COYO tar
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=70_000)
+    parser.add_argument("--objects", type=int, default=20_000)
+    parser.add_argument("--folder", type=Path, default=None)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        home = Path(folder)
+        make_shards(home / "in", args.shards)
+        make_objects(home / "out", args.shards * 4 // 7, args.objects)
+        measure(home)
+
+
+def make_shards(folder: Path, count: int) -> None:
+    """One real tar under many names."""
+    folder.mkdir()
+    first = folder / "00000.tar"
+    with tarfile.open(first, "w") as tar:
+        for name, data in (("0.jpg", b"x"), ("0.json", b'{"url": "u", "width": 1, "height": 1}'), ("0.txt", b"t")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, BytesIO(data))
+    for index in range(1, count):
+        os.link(first, folder / f"{index:05d}.tar")
+
+
+def make_objects(folder: Path, shards: int, count: int) -> None:
+    """Objects with real footers, 1,000 label names in each, and next to no rows."""
+    for name in ledger.FOLDERS:
+        (folder / name).mkdir(parents=True)
+    names = str([f"label number {i}" for i in range(1000)])
+    for index in range(count):
+        mine = range(shards * index // count, max(shards * index // count + 1, shards * (index + 1) // count))
+        held = {f"{shard:05d}.tar": Coverage(((0, ROWS),), ROWS) for shard in mine}
+        about = provenance.encode(held, run="run", job="job", version="0", reasons="{}")
+        table = pa.table({"row": [0]}).replace_schema_metadata({schema.PROVENANCE: about, schema.LABEL_NAMES: names})
+        pq.write_table(table, folder / ledger.FOLDERS[0] / f"part-run-{index:06d}.parquet")
+
+
+def measure(home: Path) -> None:
+    storage, requests = Storage(), Counted()
+    config = SourceConfig(path=str(home / "in"))
+    found, listing = timed(lambda: discover(storage, config))
+    books, footers = timed(lambda: ledger.read(requests, str(home / "out")))
+    coverage, merging = timed(lambda: books.coverage)
+    work, planning = timed(lambda: plan(storage, found, coverage, cores=16))
+    ours = listing + footers + merging + planning
+    _, bare_listing = timed(lambda: fsspec.filesystem("file").find(str(home / "in"), detail=True))
+    _, bare_footers = timed(lambda: bare(home / "out" / "rows"))
+    print(f"{work.shards - work.shards_done:,} of {work.shards:,} shards left, {len(books.objects):,} objects read")
+    print(f"list and describe the source   {listing:7.2f} s   bare listing {bare_listing:6.2f} s")
+    print(f"read the ledger's footers      {footers:7.2f} s   bare footers {bare_footers:6.2f} s")
+    print(f"merge what they say            {merging:7.2f} s")
+    print(f"plan the read tasks            {planning:7.2f} s")
+    print(f"all                            {ours:7.2f} s   over bare {ours / (bare_listing + bare_footers):.2f}")
+    print(f"ranged reads of footers        {requests.count / len(books.objects):7.2f} an object")
+    print(f"peak memory of the process     {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:7.2f} GB")
+
+
+class Counted(Storage):
+    """Counts the ranged reads, which are what a request costs on S3."""
+
+    count = 0
+
+    def read_range(self, *args: Any) -> bytes:
+        Counted.count += 1
+        return super().read_range(*args)
+
+
+def bare(folder: Path) -> list[Any]:
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(lambda path: pq.read_metadata(path).metadata, folder.iterdir()))
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return call(), time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
