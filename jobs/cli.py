@@ -135,8 +135,9 @@ def _verify(args: argparse.Namespace) -> int:
 def _retry(args: argparse.Namespace) -> int:
     from jobs.retry import retry
 
-    print(retry(args.output, args.reason))
-    return DONE
+    summary = retry(args.output, args.reason)
+    print(summary)
+    return DAMAGED if summary.damaged_shards else DONE
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -195,7 +195,7 @@ class JobConfig(_Section):
             tree = yaml.safe_load(_text(path))
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such recipe", "coyo-jobs init INPUT OUTPUT > job.yaml writes one") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
             raise ConfigError(f"{path}: cannot be read as YAML: {exc}") from exc
         if not isinstance(tree, dict):
             raise ConfigError(f"{path}: a recipe is a mapping with source and output, this is {type(tree).__name__}")
@@ -230,7 +230,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: not of the form section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:
         raise ConfigError(f"--set {override}: the value is not YAML: {exc}") from exc
     *sections, key = path.split(".")
     for section in sections:

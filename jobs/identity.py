@@ -15,7 +15,8 @@ from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
-from jobs.storage import Storage, absolute, join
+from jobs.paths import absolute, join
+from jobs.storage import Storage
 
 JOB = "_job.yaml"
 _FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
@@ -47,18 +48,13 @@ def claim(storage: Storage, pinned: JobConfig) -> None:
     """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
     path = join(pinned.output.path, JOB)
     if not storage.exists(path):
-        if storage.find(join(pinned.output.path, "rows")):
+        if storage.tree(join(pinned.output.path, "rows")):
             raise OutputError(
                 f"{pinned.output.path}: has rows/ but no {JOB}", "give the job an output folder of its own"
             )
         storage.put(path, pinned.to_yaml().encode())
         return
-    try:
-        theirs = JobConfig.of(yaml.safe_load(storage.read(path)))
-    except (ConfigError, yaml.YAMLError) as exc:
-        raise OutputError(
-            f"{path}: cannot be read by this version ({exc})", "give the job another output folder"
-        ) from exc
+    theirs = _read(storage, path)
     differences = list(_different("", _identity(theirs), _identity(pinned)))
     if differences:
         raise OutputError(
@@ -72,8 +68,19 @@ def load_job(output: str) -> tuple[Storage, JobConfig]:
     path = join(output, JOB)
     if not Storage().exists(path):
         raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
-    config = JobConfig.of(yaml.safe_load(Storage().read(path)))
+    config = _read(Storage(), path)
+    # The output may have been moved since: it is where it was found.
+    config = config.model_copy(update={"output": config.output.model_copy(update={"path": absolute(output)})})
     return Storage(config.storage), config
+
+
+def _read(storage: Storage, path: str) -> JobConfig:
+    try:
+        return JobConfig.of(yaml.safe_load(storage.read(path)))
+    except (ConfigError, yaml.YAMLError, ValueError) as exc:
+        raise OutputError(
+            f"{path}: cannot be read by this version ({exc})", "give the job another output folder"
+        ) from exc
 
 
 def _identity(config: JobConfig) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 
 from jobs.errors import OutputError
+from jobs.paths import join
 from jobs.plan import Part
-from jobs.storage import Storage, join
+from jobs.storage import Storage
 
 SECONDS = 60.0
 
@@ -88,10 +89,11 @@ class Lease:
 
     def _others(self) -> list[str]:
         """The leases of the whole, and of parts of any other division."""
+        names = [entry.path for entry in self._storage.tree(self._output)]
+        leases = [name for name in names if name.rpartition("/")[2].startswith("_lease")]
         if self._part.count == 1:
-            return [entry.path for entry in self._storage.find(join(self._output, "_lease-*.json"))]
-        beside = self._storage.find(join(self._output, "_lease*.json"))
-        return [entry.path for entry in beside if not entry.path.endswith(f"of{self._part.count}.json")]
+            return [name for name in leases if not name.endswith("_lease.json")]
+        return [name for name in leases if not name.endswith(f"of{self._part.count}.json")]
 
     def _holder(self, path: str = "") -> Holder | None:
         path = path or self._path

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from jobs.errors import Stage
+from jobs.errors import OutputError, Stage
 from jobs.meter import Snapshot
+from jobs.paths import join
 from jobs.plan import Work
-from jobs.storage import Storage, join
+from jobs.storage import Storage
 
 _PLAIN_EVERY = 10.0  # seconds
 STALE = 60.0  # seconds without a sign of life
@@ -88,8 +89,17 @@ def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
 
 def read_all(storage: Storage, output: str) -> list[Progress]:
     """Every part's last word."""
-    found = [entry for entry in storage.find(output) if entry.path.rpartition("/")[2].startswith("_progress")]
-    return [Progress(**json.loads(storage.read(entry.path))) for entry in found]
+    found = [entry for entry in storage.tree(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    return [_told(storage, entry.path) for entry in found]
+
+
+def _told(storage: Storage, path: str) -> Progress:
+    try:
+        return Progress(**json.loads(storage.read(path)))
+    except (ValueError, TypeError) as exc:
+        raise OutputError(
+            f"{path}: not written by coyo-jobs ({exc})", "the next run writes it again; or delete it"
+        ) from exc
 
 
 class Display:

@@ -130,10 +130,13 @@ def _tile(sheet: Image.Image, at: tuple[int, int], row: Pictured) -> None:
     for text, cosine in row.matches:
         ink = _MARK if text == row.text else _SOFT
         pen.text((x + 4, y), f"{cosine:+.2f}", ink, _font(11))
-        for part in _wrap(pen, text, width - 50, 11)[:2]:
+        for part in _wrap(pen, text[:_LONGEST], width - 50, 11)[:2]:
             pen.text((x + 44, y), part, ink, _font(11))
             y += 14
         y += 3
+
+
+_LONGEST = 300  # letters of a text that two lines could ever show
 
 
 def _wrap(pen: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:

@@ -21,8 +21,9 @@ from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.identity import load_job
 from jobs.lease import Lease
 from jobs.ledger import Object
-from jobs.provenance import ranges_of
-from jobs.storage import Storage, join
+from jobs.paths import join
+from jobs.provenance import Coverage, ranges_of
+from jobs.storage import Storage
 from jobs.summary import Summary
 
 
@@ -41,7 +42,10 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
     if unknown := set(reasons) - set(Reason):
         raise ConfigError(f"--reason {sorted(unknown)[0]}: no such reason", f"the reasons: {', '.join(Reason)}")
     output = config.output.path
-    touched = [obj for obj in ledger.read(storage, output).objects if set(obj.reasons) & set(reasons)]
+    objects = ledger.read(storage, output).objects
+    mend = Reason.SHARD_DAMAGED in reasons  # what is known of such a shard, its end too, was known from the damaged one
+    broken = {name for obj in objects for name, part in obj.shards.items() if mend and part.damage}
+    touched = [obj for obj in objects if set(obj.reasons) & set(reasons) or broken & set(obj.shards)]
     if not touched:
         return 0
     lease = Lease(storage, output, run)
@@ -50,22 +54,25 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
         if storage.exists(join(output, "_SUCCESS")):
             storage.delete(join(output, "_SUCCESS"))
         for obj in touched:
-            _rewrite(storage, obj, set(reasons))
+            _rewrite(storage, obj, set(reasons), broken)
     finally:
         lease.release()
     return sum(count for obj in touched for reason, count in obj.reasons.items() if reason in reasons)
 
 
-def _rewrite(storage: Storage, obj: Object, reasons: set[str]) -> None:
+def _rewrite(storage: Storage, obj: Object, reasons: set[str], broken: set[str]) -> None:
     table = pq.read_table(storage.open(obj.entry))
-    why = table.column(schema.REJECT_REASON).to_pylist()
-    kept = table.filter(pa.array([reason not in reasons for reason in why]))
+    kept = table
+    if obj.folder == "rejects":
+        why = table.column(schema.REJECT_REASON).to_pylist()
+        kept = table.filter(pa.array([reason not in reasons for reason in why], pa.bool_()))
     shards = np.asarray(kept.column(schema.SHARD).to_pylist(), dtype=object)
     rows = kept.column(schema.ROW).to_numpy()
     left = {name: replace(part, ranges=ranges_of(rows[shards == name])) for name, part in obj.shards.items()}
-    counts = Counter(kept.column(schema.REJECT_REASON).to_pylist())
+    left |= {name: Coverage(part.ranges) for name, part in left.items() if name in broken}
     _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
-    about["reasons"] = json.dumps(counts)
+    if obj.folder == "rejects":
+        about["reasons"] = json.dumps(Counter(kept.column(schema.REJECT_REASON).to_pylist()))
     metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): provenance.encode(left, **about)}
     buffer = pa.BufferOutputStream()
     pq.write_table(kept.replace_schema_metadata(metadata), buffer, compression="zstd")

@@ -20,13 +20,14 @@ from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
+from jobs.paths import absolute, join, listed_by
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, start_meter
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
-from jobs.storage import Storage, absolute, join, listed_by
+from jobs.storage import Storage
 from jobs.summary import Summary, describe_run, summarise
 from jobs.watch import Watch
 

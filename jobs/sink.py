@@ -21,8 +21,9 @@ from jobs import provenance, schema
 from jobs.errors import Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
+from jobs.paths import join
 from jobs.provenance import Coverage, ranges_of
-from jobs.storage import Storage, join
+from jobs.storage import Storage
 
 ROWS, REJECTS = "rows", "rejects"
 _ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold

@@ -5,8 +5,9 @@ import time
 from dataclasses import asdict
 
 from jobs.errors import OutputError
+from jobs.paths import join
 from jobs.progress import STALE, Progress, clock, read_all
-from jobs.storage import Storage, join
+from jobs.storage import Storage
 
 
 def status(output: str, *, as_json: bool) -> tuple[str, bool]:

@@ -8,7 +8,6 @@ import contextlib
 import fnmatch
 import io
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,18 +15,15 @@ from typing import Any, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
-from fsspec.utils import glob_translate
 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
+from jobs.paths import GLOB, absolute, expand_braces, is_local
 from jobs.patience import code, patiently
 from jobs.ranges import Changed, Ranges, exactly, tag
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
-_GLOB = re.compile(r"[*?\[]")
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_SCHEME = re.compile(r"\w+:/")
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -51,14 +47,21 @@ class Storage:
         Empty when nothing is there. An object that braces name and that is missing raises StorageError.
         """
         with self._translate(path):
+            if is_local(path) and os.path.exists(absolute(path)):
+                return self.tree(path)  # a name that only looks like a pattern
             patterns = expand_braces(path)
             if patterns != [path]:
                 found = self._named(patterns)
             else:
-                found = self._glob(path) if _GLOB.search(path) else self._tree(path)
+                found = self._glob(path) if GLOB.search(path) else self._tree(path)
             if not found and path.startswith("s3://"):
                 self._check_bucket(path)
             return sorted(found, key=lambda entry: entry.path)
+
+    def tree(self, path: str) -> list[Entry]:
+        """Every object below a folder, or the file itself, sorted; the name is no pattern."""
+        with self._translate(path):
+            return sorted(self._tree(path), key=lambda entry: entry.path)
 
     def open(self, entry: Entry) -> Ranges:
         """For random access, of the object as it was listed: each read is one ranged request."""
@@ -87,7 +90,7 @@ class Storage:
         """Write one whole object, visible only when complete; replaces what is there."""
         with self._translate(path):
             fs, name = self._fs(path)
-            if _is_local(path):
+            if is_local(path):
                 _put_local(name, data)
             else:
                 patiently(lambda: fs.pipe_file(name, bytes(data)))
@@ -97,7 +100,7 @@ class Storage:
         with self._translate(path):
             fs, name = self._fs(path)
             try:
-                if _is_local(path):
+                if is_local(path):
                     _put_local(name, data, reveal=os.link)
                 else:
                     patiently(lambda: fs.pipe_file(name, data, mode="create"))
@@ -120,7 +123,7 @@ class Storage:
 
     def abort_uploads(self, path: str) -> int:
         """End multipart uploads below a folder that nobody will finish: invisible to readers, but stored and billed."""
-        if _is_local(path):
+        if is_local(path):
             return 0
         with self._translate(path):
             fs, name = self._fs(path)
@@ -140,7 +143,7 @@ class Storage:
                 fs.get_file(name, target)
 
     def _fs(self, path: str) -> tuple[Any, str]:
-        if _is_local(path):
+        if is_local(path):
             return fsspec.filesystem("file"), absolute(path)
         if not path.startswith("s3://"):
             raise StorageError(f"{path}: not a path this job can reach", "local paths and s3:// are")
@@ -165,6 +168,8 @@ class Storage:
     def _tree(self, path: str) -> list[Entry]:
         fs, name = self._fs(path)
         try:
+            if is_local(path) and os.path.isdir(name):
+                return self._entries(path, {found: fs.info(found) for found in _walk(name)})
             return self._entries(path, fs.find(name, detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -198,7 +203,7 @@ class Storage:
 
     def _entries(self, path: str, infos: dict[str, dict[str, Any]]) -> list[Entry]:
         fs, _ = self._fs(path)
-        scheme = "" if _is_local(path) else "s3://"
+        scheme = "" if is_local(path) else "s3://"
         found = []
         for name, info in infos.items():
             if info.get("islink") and os.path.isfile(name):
@@ -234,51 +239,6 @@ class Storage:
             raise StorageError(f"{path}: {exc}") from exc
 
 
-def join(folder: str, *names: str) -> str:
-    return "/".join([folder.rstrip("/"), *names])
-
-
-def expand_braces(path: str) -> list[str]:
-    """`{a,b}` and `{00000..00127}`, as shells and webdataset expand them; a range keeps its zero padding."""
-    match = _BRACES.search(path)
-    if match is None:
-        return [path]
-    body = match.group(1)
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", body)
-    if span:
-        first, last = span.groups()
-        step = 1 if int(first) <= int(last) else -1
-        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + step, step)]
-    else:
-        choices = body.split(",")
-    head, tail = path[: match.start()], path[match.end() :]
-    return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
-
-
-def fixed_folder(path: str) -> str:
-    """The folder that names of the found objects are relative to: what comes before any pattern."""
-    match = re.search(r"[*?\[{]", path)
-    return absolute(path if match is None else path[: match.start()].rpartition("/")[0] or ".")
-
-
-def absolute(path: str) -> str:
-    """The path as found entries spell it, without a last slash."""
-    return os.path.abspath(os.path.expanduser(path.removeprefix("file://"))) if _is_local(path) else path.rstrip("/")
-
-
-def listed_by(path: str, name: str) -> bool:
-    """Whether a listing of the folder, file or pattern would find the object with this absolute name."""
-    for pattern in map(absolute, expand_braces(path)):
-        if re.match(glob_translate(pattern), name) if _GLOB.search(pattern) else name.startswith(f"{pattern}/"):
-            return True
-    return False
-
-
-def _is_local(path: str) -> bool:
-    """Not `s3:/bucket` either: a typo must not become a folder here."""
-    return not _SCHEME.match(path) or path.startswith("file://")
-
-
 def _put_local(name: str, data: bytes | memoryview, reveal: Callable[[str, str], None] = os.replace) -> None:
     """`reveal` gives the whole file its name; os.link fails where there is one already, os.replace does not."""
     folder = os.path.dirname(name)
@@ -298,3 +258,19 @@ def _put_local(name: str, data: bytes | memoryview, reveal: Callable[[str, str],
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Every file below, through links too, each folder once. Raises for a folder that cannot be listed."""
+
+    def refuse(exc: OSError) -> None:
+        raise exc
+
+    seen: set[str] = set()
+    for here, inner, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(here)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(here, file) for file in files)

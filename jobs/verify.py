@@ -18,9 +18,10 @@ from jobs.config import JobConfig
 from jobs.errors import Reason, Stage
 from jobs.identity import load_job
 from jobs.ledger import Ledger, Object
+from jobs.paths import join
 from jobs.provenance import ranges_of
 from jobs.sources.discover import discover
-from jobs.storage import Storage, join
+from jobs.storage import Storage
 
 _UNIT = 2e-3  # how far a float16 vector's norm may be from 1
 

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
-from jobs.storage import CHUNK, Storage, absolute, expand_braces, fixed_folder, join
+from jobs.paths import absolute, expand_braces, fixed_folder, join
+from jobs.storage import CHUNK, Storage
 
 TREE = ["a/0.tar", "a/1.tar", "a/deep/2.tar", "a/notes.txt", "ab/0.tar", "b/0.tar"]
 

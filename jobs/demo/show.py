@@ -8,6 +8,7 @@ from rich.table import Table
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.demo.score import score
+from jobs.errors import ConfigError
 from jobs.recipe import recipe
 from jobs.report import contact_sheet, sample
 from jobs.run import run
@@ -16,6 +17,8 @@ from jobs.run import run
 def show(folder: str, shards: int, count: int) -> None:
     """Everything lands in `folder`: corpus-parquet/, corpus-tar/, job.yaml, out/ and contact_sheet.png."""
     home, console = Path(folder), Console()
+    if home.exists() and not home.is_dir():
+        raise ConfigError(f"{folder}: is a file", "name a folder for the demo")
     console.print(f"drawing   {shards * count:,} scenes into {home}/corpus-parquet and {home}/corpus-tar")
     corpus.write_parquet(home / "corpus-parquet", shards, count)
     corpus.write_tars(home / "corpus-tar", shards, count)

@@ -11,6 +11,7 @@ import torch
 from jobs import schema
 from jobs.config import JobConfig
 from jobs.decode import decode
+from jobs.errors import Reject
 from jobs.ledger import Ledger
 from jobs.lookup import fetch
 from jobs.models import loading
@@ -30,7 +31,10 @@ def compare(storage: Storage, config: JobConfig, books: Ledger, count: int) -> t
     problems = [f"{address}: not in the source any more" for address in addresses if address not in given]
     present = [row for row, address in zip(rows, addresses, strict=True) if address in given]
     pairs = [given[row[schema.SHARD], row[schema.ROW]] for row in present]
-    images = [decode(data, config.decode) for _, data in pairs]
+    try:
+        images = [decode(data, config.decode) for _, data in pairs]
+    except Reject as exc:
+        return len(rows), [f"an image of the sample no longer decodes: {exc.message}; was a shard replaced?"]
     if config.models.vit:
         problems += _labels(present, images, config, storage)
     if config.models.align:

@@ -17,8 +17,11 @@ def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
     )
     if image is None or _leaf(columns, image) is None:
         raise SourceError(_no_image(columns, where, config), f"its columns: {', '.join(columns.names)}")
-    text = first_of(config.text_column, schema.TEXT_NAMES, columns.names)
-    key = first_of(config.key_column, schema.KEY_NAMES, columns.names)
+    # Unasked, only a column that can serve is taken: the source line says what was found.
+    texts = [name for name in schema.TEXT_NAMES if _is_text(columns, name)]
+    keys = [name for name in schema.KEY_NAMES if name in columns.names and _is_id(columns.field(name).type)]
+    text = first_of(config.text_column, texts, columns.names)
+    key = first_of(config.key_column, keys, columns.names)
     for option, wanted in (("text_column", config.text_column), ("key_column", config.key_column)):
         if wanted != "auto" and wanted not in columns.names:
             raise SourceError(

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from jobs.config import SourceConfig
 from jobs.errors import SourceError, StorageError
+from jobs.paths import fixed_folder
 from jobs.sources import Layout, Shard, Source, Unit, parquet, webdataset
-from jobs.storage import Entry, Storage, fixed_folder
+from jobs.storage import Entry, Storage
 
 _SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.config import SourceConfig
 from jobs.errors import SourceError
 from jobs.sources import BLOCK_ROWS, parquet
+from jobs.sources.discover import discover
+from jobs.storage import Storage
 from tests.sources import overwrite, read_all, read_one, refusal, write_parquet
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -86,10 +89,10 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
         ({"jpg": [b"a"]}, {"image_column": "photo"}, "named 'photo' (source.image_column)"),
         ({"jpg": [b"a"]}, {"keep": ["url"]}, "no column 'url' to keep"),
         ({"jpg": [b"a"]}, {"keep": ["jpg"]}, "'jpg' is the image column"),
-        ({"jpg": [b"a"], "text": [5]}, {}, "column 'text' is int64, not text"),
+        ({"jpg": [b"a"], "text": [5]}, {"text_column": "text"}, "column 'text' is int64, not text"),
         ({"jpg": [b"a"]}, {"text_column": "alt"}, "no column 'alt' (source.text_column)"),
         ({"jpg": [b"a"]}, {"key_column": "uid"}, "no column 'uid' (source.key_column)"),
-        ({"jpg": [b"a"], "id": [0.5]}, {}, "column 'id' is double, no id"),
+        ({"jpg": [b"a"], "id": [0.5]}, {"key_column": "id"}, "column 'id' is double, no id"),
     ],
 )
 def test_a_layout_that_cannot_work_is_refused_before_the_run(
@@ -98,6 +101,13 @@ def test_a_layout_that_cannot_work_is_refused_before_the_run(
     message = refusal(write_parquet(tmp_path / "0.parquet", columns), **keys)
     assert said in message
     assert "0.parquet: " in message
+
+
+def test_a_column_that_cannot_serve_is_not_taken_unasked(tmp_path: Path) -> None:
+    """pandas makes ids with one null floats: such a corpus has no ids, and can be run all the same."""
+    write_parquet(tmp_path / "0.parquet", {"jpg": [b"a"], "id": [0.5], "text": [5], "caption": ["a cat"]})
+    layout = discover(Storage(), SourceConfig(path=str(tmp_path), keep=())).layout
+    assert (layout.key, layout.texts) == (None, ("caption",))
 
 
 def test_a_later_shard_without_a_column_is_named(tmp_path: Path) -> None:
