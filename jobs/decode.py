@@ -7,7 +7,8 @@ through a colour transform, and formats that run other programs are never opened
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -41,10 +42,7 @@ def decode(data: bytes, config: DecodeConfig) -> Image.Image:
     """RGB pixels of an encoded image, upright. Raises Reject."""
     if not data:
         raise Reject(Reason.EMPTY, "zero bytes")
-    # Pillow raises above twice its limit and only warns above the limit itself.
-    Image.MAX_IMAGE_PIXELS = (config.max_pixels + 1) // 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _limit(config.max_pixels):
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 _check_size(image, config)
@@ -58,6 +56,19 @@ def decode(data: bytes, config: DecodeConfig) -> Image.Image:
             raise _unidentified(data) from exc
         except Exception as exc:  # Pillow's plugins raise anything; here a row becomes a reject
             raise _broken(data, exc) from exc
+
+
+@contextmanager
+def _limit(pixels: int) -> Iterator[None]:
+    """Pillow's own limit is the process's: set for one image, so that a caller's Pillow is as it was."""
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # it raises above twice its limit, and only warns above that
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 @cache

@@ -44,6 +44,8 @@ def absolute(path: str) -> str:
 
 def listed_by(path: str, name: str) -> bool:
     """Whether a listing of the folder, file or pattern would find the object with this absolute name."""
+    if name.startswith(f"{absolute(path)}/"):
+        return True
     for pattern in map(absolute, expand_braces(path)):
         if re.match(glob_translate(pattern), name) if GLOB.search(pattern) else name.startswith(f"{pattern}/"):
             return True

@@ -205,3 +205,11 @@ def test_max_pixels_is_the_largest_picture_taken(limit: int, fits: bool) -> None
         assert pixels(data, max_pixels=limit).shape == (11, 11, 3)
     else:
         assert reason(data, max_pixels=limit) == Reason.TOO_LARGE
+
+
+def test_the_callers_pillow_keeps_its_own_limit() -> None:
+    """A small decode.max_pixels made every later Image.open of the same process a bomb."""
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(Reject):
+        decode(encode(Image.new("RGB", (9, 9)), "PNG"), DecodeConfig(max_pixels=4))
+    assert before == Image.MAX_IMAGE_PIXELS

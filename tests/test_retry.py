@@ -94,3 +94,19 @@ def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConf
     summary = run(job)
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
     check(job)
+
+
+def test_a_damaged_shard_is_whole_again_once_its_file_is(ray_session: None, tmp_path: Path) -> None:
+    """A restored shard could not be had: the output was "complete", with ten rows of twenty, for ever."""
+    corpus.write_tars(tmp_path / "in", 2, 20)
+    path = tmp_path / "in" / "00001.tar"
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    config = small_job(tmp_path / "in", tmp_path / "out")
+    short = run(config)
+    assert list(short.damaged_shards) == ["00001.tar"]
+    path.write_bytes(good)
+    whole = retry(str(tmp_path / "out"), ["shard_damaged"])
+    assert whole.damaged_shards == {}
+    assert whole.rows + whole.rejects > short.rows + short.rejects
+    assert all(check.ok for check in verify(str(tmp_path / "out"), deep=True))

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from jobs.config import SourceConfig
 from jobs.errors import SourceError, StorageError
-from jobs.paths import fixed_folder
+from jobs.paths import absolute, fixed_folder
 from jobs.sources import Layout, Shard, Source, Unit, parquet, webdataset
 from jobs.storage import Entry, Storage
 
@@ -49,7 +49,8 @@ def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
             raise SourceError(f"source.path: {exc.message}", exc.hint) from exc
         if not entries:
             raise SourceError(f"source.path: nothing at {path}", "check the bucket and the folder's name")
-        base = fixed_folder(path)
+        literal = absolute(path)  # a folder may be called like a pattern
+        base = literal if entries[0].path.startswith(f"{literal}/") else fixed_folder(path)
         for entry in entries:
             name = entry.path if several else _name(entry, base)
             if not _hidden(_name(entry, base)):
