@@ -52,7 +52,7 @@ def main() -> None:
             if done and len(kills) < args.kills:  # finished too early: forget half of it, and go on killing
                 forget(args.out, r)
         subprocess.run([*RUN, str(job)], check=True, stderr=subprocess.DEVNULL)
-    checks = verify(args.out, deep=True)
+        checks = verify(args.out, deep=True)
     print(show(checks))
     sys.exit(not all(check.ok for check in checks))
 
