@@ -65,7 +65,7 @@ def test_images_that_kill_or_hang_their_decoder_are_two_rejects(tmp_path: Path) 
         images[row] = magic + bytes(100)
         column = table.schema.get_field_index("image")
         pq.write_table(table.set_column(column, "image", pa.array(images)), tmp_path / "in" / shard)
-    tree = small_job(tmp_path / "in", tmp_path / "out", limits={"decode_seconds": 3.0}).model_dump()
+    tree = small_job(tmp_path / "in", tmp_path / "out", limits={"decode_seconds": 8.0}).model_dump()
     tree["models"]["align"] = None
     (tmp_path / "job.yaml").write_text(JobConfig.of(tree).to_yaml())
     (tmp_path / "plugin").mkdir()
