@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from jobs import ledger, provenance, schema
 from jobs.config import SourceConfig
+from jobs.paths import FOLDERS
 from jobs.plan import plan
 from jobs.provenance import Coverage
 from jobs.sources.discover import discover
@@ -66,7 +67,7 @@ def make_shards(folder: Path, count: int) -> None:
 
 def make_objects(folder: Path, shards: int, count: int) -> None:
     """Objects with real footers, 1,000 label names in each, and next to no rows."""
-    for name in ledger.FOLDERS:
+    for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     names = str([f"label number {i}" for i in range(1000)])
     for index in range(count):
@@ -74,7 +75,7 @@ def make_objects(folder: Path, shards: int, count: int) -> None:
         held = {f"{shard:05d}.tar": Coverage(((0, ROWS),), ROWS) for shard in mine}
         about = provenance.encode(held, run="run", job="job", version="0", reasons="{}")
         table = pa.table({"row": [0]}).replace_schema_metadata({schema.PROVENANCE: about, schema.LABEL_NAMES: names})
-        pq.write_table(table, folder / ledger.FOLDERS[0] / f"part-run-{index:06d}.parquet")
+        pq.write_table(table, folder / FOLDERS[0] / f"part-run-{index:06d}.parquet")
 
 
 def measure(home: Path) -> None:

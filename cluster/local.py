@@ -2,11 +2,11 @@
 
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -29,22 +29,27 @@ def session() -> Iterator[Mapping[str, float]]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    with _hushed():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            # Two CPUs at least: one actor and one reader must fit even on a single core.
-            cpus = max(2, os.cpu_count() or 1)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it over, and exits without a word
-    # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
-    ray._private.worker._worker_logs_enabled = False
     try:
+        with _hushed():
+            _start()
+        # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
+        ray._private.worker._worker_logs_enabled = False
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """In a thread, since on the main one Ray takes SIGTERM over, and exits without a word.
+
+    An interrupt that arrives meanwhile is raised when Ray is there, and can be stopped; a second one at once.
+    """
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):
+        # Two CPUs at least: one actor and one reader must fit even on a single core.
+        options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(ray.init, **options).result()
 
 
 @contextmanager

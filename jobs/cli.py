@@ -5,6 +5,7 @@ damaged · 130 interrupted; the same command goes on where it was.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors that a user can act on are two lines on stderr, never a traceback."""
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops a job means what Ctrl-C means
+    # Ray's C++ part would take it over, for a trace and an abort. Read when Ray is imported.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         code: int = args.command(args)
         return code

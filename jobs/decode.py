@@ -6,6 +6,7 @@ through a colour transform, and formats that run other programs are never opened
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from jobs.errors import Reason, Reject, Stage
 
 _OTHER_PROGRAMS = {"EPS", "WMF"}  # Ghostscript, and Windows' own renderer
 _ORIENTATION = 0x0112
+_BROKEN_EXIF = (SyntaxError, struct.error, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,7 +89,7 @@ def _check_size(image: Image.Image, config: DecodeConfig) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - a broken EXIF block says nothing about orientation; the pixels are good
+    except _BROKEN_EXIF:  # says nothing about orientation; the pixels are good
         return image
     return image if turn is None else image.transpose(turn)
 

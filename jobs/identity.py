@@ -15,10 +15,9 @@ from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
-from jobs.paths import absolute, join
+from jobs.paths import JOB, ROWS, absolute, join
 from jobs.storage import Storage
 
-JOB = "_job.yaml"
 _FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
@@ -48,9 +47,9 @@ def claim(storage: Storage, pinned: JobConfig) -> None:
     """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
     path = join(pinned.output.path, JOB)
     if not storage.exists(path):
-        if storage.tree(join(pinned.output.path, "rows")):
+        if storage.tree(join(pinned.output.path, ROWS)):
             raise OutputError(
-                f"{pinned.output.path}: has rows/ but no {JOB}", "give the job an output folder of its own"
+                f"{pinned.output.path}: has {ROWS}/ but no {JOB}", "give the job an output folder of its own"
             )
         storage.put(path, pinned.to_yaml().encode())
         return
@@ -64,7 +63,7 @@ def claim(storage: Storage, pinned: JobConfig) -> None:
 
 
 def load_job(output: str) -> tuple[Storage, JobConfig]:
-    """The output's own recipe, with paths as it was given them. Raises OutputError."""
+    """The output's own recipe, with the output where it was found. Raises OutputError."""
     path = join(output, JOB)
     if not Storage().exists(path):
         raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")

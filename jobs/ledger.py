@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from jobs import provenance, schema
 from jobs.errors import OutputError
-from jobs.paths import join
+from jobs.paths import FOLDERS, join
 from jobs.provenance import Coverage
 from jobs.storage import Entry, Storage
 
-FOLDERS = ("rows", "rejects")
 _THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
 
 

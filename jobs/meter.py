@@ -69,7 +69,7 @@ class Meter:
             self._now.finished_bytes += size
             self._now.finished_rows += rows
 
-    def note(self, ran_on: str) -> None:
+    def ready(self, ran_on: str) -> None:
         """An annotate actor is ready; what it runs on."""
         self._now.ran_on[ran_on] += 1
 
@@ -78,9 +78,10 @@ class Meter:
         self._now.set_aside[shard] = why
         self._now.notes.append(f"{shard}: set aside: {why}")
 
-    def begin(self, shard: str, block: Any) -> str:
-        """A block of this shard is about to be decoded. What to do: "stop", "carefully" because an earlier try at
-        one of them never came back, or "go"."""
+    def begin(self, block: tuple[str, int, int]) -> str:
+        """A block (shard, first row, rows) is about to be decoded. What to do: "stop", "carefully" because an earlier
+        try at one of this shard's never came back, or "go"."""
+        shard = block[0]
         if self._stopping:
             return "stop"
         if block in self._open and shard not in self._fatal:

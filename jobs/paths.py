@@ -1,9 +1,13 @@
-"""Paths as words: folders, globs, braces; local or s3://. Nothing here looks at a disk."""
+"""Paths as words: folders, globs, braces; local or s3://; the names in an output. Nothing here looks at a disk."""
 
 import os
 import re
 
 from fsspec.utils import glob_translate
+
+# What an output holds: two folders of Parquet objects, and small files beside them.
+ROWS, REJECTS = FOLDERS = ("rows", "rejects")
+JOB, LABEL_NAMES, SUMMARY, SUCCESS = "_job.yaml", "_labels.json", "_summary.json", "_SUCCESS"
 
 GLOB = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")

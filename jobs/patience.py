@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import aiohttp
-from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as S3ConnectionError
 from fsspec.exceptions import FSTimeoutError
 
 ATTEMPTS = 4  # each with the client's own retries, half a minute of them: a store may be gone for two
 _FIRST, _LONGEST = 0.25, 16.0  # seconds
 _CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"})
 _CODES |= {"Throttling", "ThrottlingException", "RequestThrottled", "500", "502", "503", "504"}
-_LOST = (HTTPClientError, ConnectionError, aiohttp.ClientError, TimeoutError, FSTimeoutError)
+_LOST = (HTTPClientError, S3ConnectionError, aiohttp.ClientError, TimeoutError, FSTimeoutError)
 
 Result = TypeVar("Result")
 

@@ -76,7 +76,10 @@ def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, f
     else:
         device, actors, actor_cpus, threads = "cuda", wanted, 0.5, 2
     if cpus < _FEWEST:
-        raise ClusterError(f"Ray sees {cpus} CPU; a job needs {_FEWEST}: one to decode, and some for the rest")
+        raise ClusterError(
+            f"Ray sees {cpus} CPU; a job needs {_FEWEST}: one to decode, and some for the rest",
+            "start Ray with more: ray start --num-cpus, or num_cpus of its nodes",
+        )
     actor_cpus = min(actor_cpus, (cpus - 1 - _WRITE_CPUS) / actors)  # decoding always gets a core
     free = max(1, int(cpus - actors * actor_cpus - _WRITE_CPUS))
     return Resources(
@@ -99,10 +102,6 @@ class Pipeline:
     specs: tuple[Spec, ...]
     resources: Resources
     report: Reporter
-
-    @property
-    def annotated(self) -> pa.Schema:
-        return schema.annotated(self.layout.schema, [field for spec in self.specs for field in spec.fields])
 
     def build(self, tasks: tuple[Task, ...]) -> ray.data.Dataset:
         r = self.resources
@@ -155,7 +154,7 @@ class Decoder:
     def decode(self, raw: pa.Table) -> pa.Table:
         since = time.perf_counter()
         block = _block(raw)
-        how = self.report.ask("begin", block[0], block)
+        how = self.report.ask("begin", block)
         if how == "stop":
             return paint_rows(raw.slice(0, 0), self.config.decode, self.canvases)
         decoded = self._carefully(raw) if how == "carefully" else self._quickly(raw)
@@ -192,7 +191,7 @@ class AnnotateActor:
 
         self._annotator = Annotator(specs, resources.device, precision, resources.threads)
         self._report = report
-        report.send("note", self._annotator.ran_on)
+        report.send("ready", self._annotator.ran_on)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()

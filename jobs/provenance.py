@@ -5,13 +5,18 @@ how the shard is damaged, if its reader found that.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import schema
 
 Range = tuple[int, int]
+_ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,21 @@ def ranges_of(rows: "np.ndarray[Any, Any]") -> tuple[Range, ...]:
     starts = ordered[np.concatenate(([0], cuts + 1))]
     stops = ordered[np.concatenate((cuts, [ordered.size - 1]))] + 1
     return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def by_shard(table: pa.Table) -> dict[str, tuple[Range, ...]]:
+    """The ranges of each shard that these rows, by their address columns, make up."""
+    rows = table.column(schema.ROW).to_numpy()
+    names = table.column(schema.SHARD).combine_chunks().dictionary_encode()
+    places = names.indices.to_numpy(zero_copy_only=False)
+    return {name: ranges_of(rows[places == place]) for place, name in enumerate(names.dictionary.to_pylist())}
+
+
+def seal(table: pa.Table, metadata: Mapping[Any, Any]) -> memoryview:
+    """The bytes of one Parquet object, with its footer."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", row_group_size=_ROW_GROUP)
+    return memoryview(buffer.getvalue())
 
 
 def outside(rows: "np.ndarray[Any, Any]", ranges: Iterable[Range]) -> "np.ndarray[Any, Any]":

@@ -15,9 +15,11 @@ from jobs.decode import decode
 from jobs.errors import OutputError, Reject
 from jobs.identity import load_job
 from jobs.lookup import fetch
+from jobs.paths import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
+_LONGEST = 300  # letters of a text that two lines could ever show
 CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus
 _COLUMNS, _TILE, _PICTURE, _MARGIN = 4, 300, 200, 12
 _INK, _SOFT, _MARK, _PAPER = (28, 30, 34), (120, 124, 130), (24, 128, 70), (250, 250, 248)
@@ -91,7 +93,7 @@ class _Matches:
 def _results(storage: Storage, output: str) -> pa.Table:
     tables: list[pa.Table] = []
     for obj in ledger.read(storage, output).objects:
-        if obj.folder == "rows" and sum(table.num_rows for table in tables) < CANDIDATES:
+        if obj.folder == ROWS and sum(table.num_rows for table in tables) < CANDIDATES:
             tables.append(pq.read_table(storage.open(obj.entry)))
     return pa.concat_tables(tables).slice(0, CANDIDATES) if tables else pa.table({})
 
@@ -134,9 +136,6 @@ def _tile(sheet: Image.Image, at: tuple[int, int], row: Pictured) -> None:
             pen.text((x + 44, y), part, ink, _font(11))
             y += 14
         y += 3
-
-
-_LONGEST = 300  # letters of a text that two lines could ever show
 
 
 def _wrap(pen: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,8 +20,8 @@ from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.identity import load_job
 from jobs.lease import Lease
 from jobs.ledger import Object
-from jobs.paths import join
-from jobs.provenance import Coverage, ranges_of
+from jobs.paths import REJECTS, SUCCESS, join
+from jobs.provenance import Coverage
 from jobs.storage import Storage
 from jobs.summary import Summary
 
@@ -51,8 +50,8 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
     lease = Lease(storage, output, run)
     lease.acquire()
     try:
-        if storage.exists(join(output, "_SUCCESS")):
-            storage.delete(join(output, "_SUCCESS"))
+        if storage.exists(join(output, SUCCESS)):
+            storage.delete(join(output, SUCCESS))
         for obj in touched:
             _rewrite(storage, obj, set(reasons), broken)
     finally:
@@ -63,17 +62,14 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
 def _rewrite(storage: Storage, obj: Object, reasons: set[str], broken: set[str]) -> None:
     table = pq.read_table(storage.open(obj.entry))
     kept = table
-    if obj.folder == "rejects":
+    if obj.folder == REJECTS:
         why = table.column(schema.REJECT_REASON).to_pylist()
         kept = table.filter(pa.array([reason not in reasons for reason in why], pa.bool_()))
-    shards = np.asarray(kept.column(schema.SHARD).to_pylist(), dtype=object)
-    rows = kept.column(schema.ROW).to_numpy()
-    left = {name: replace(part, ranges=ranges_of(rows[shards == name])) for name, part in obj.shards.items()}
+    held = provenance.by_shard(kept)
+    left = {name: replace(part, ranges=held.get(name, ())) for name, part in obj.shards.items()}
     left |= {name: Coverage(part.ranges) for name, part in left.items() if name in broken}
     _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
-    if obj.folder == "rejects":
+    if obj.folder == REJECTS:
         about["reasons"] = json.dumps(Counter(kept.column(schema.REJECT_REASON).to_pylist()))
     metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): provenance.encode(left, **about)}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(kept.replace_schema_metadata(metadata), buffer, compression="zstd")
-    storage.put(obj.entry.path, memoryview(buffer.getvalue()))
+    storage.put(obj.entry.path, provenance.seal(kept, metadata))

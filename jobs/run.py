@@ -20,7 +20,7 @@ from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import absolute, join, listed_by
+from jobs.paths import FOLDERS, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, absolute, join, listed_by
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, start_meter
@@ -30,8 +30,6 @@ from jobs.sources.discover import discover
 from jobs.storage import Storage
 from jobs.summary import Summary, describe_run, summarise
 from jobs.watch import Watch
-
-LABELS, SUMMARY, SUCCESS = "_labels.json", "_summary.json", "_SUCCESS"
 
 
 def run(config: JobConfig, part: Part | None = None) -> Summary:
@@ -145,7 +143,7 @@ class _Job:
         meter = start_meter()
         report = Reporter(Send(meter), Ask(meter))
         pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-        sink = ParquetSink(self._writer(run), run, resources.rows_per_file, report)
+        sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
         watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
         try:
             with watch.watching():
@@ -189,10 +187,11 @@ class _Job:
         covered = sum(part.count for part in coverage.values())
         if counted != covered:
             raise OutputError(
-                f"{self.path}: {counted - covered} rows are in more than one object", "two runs wrote here at once"
+                f"{self.path}: {counted - covered} rows are in more than one object: two runs wrote here at once",
+                "run the same command again: it drops what is there twice",
             )
         summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
-        for folder in set(ledger.FOLDERS) - {obj.folder for obj in now.objects}:
+        for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
             _say(f"output    this part is complete; {len(others)} shards of other parts are not")
@@ -200,7 +199,7 @@ class _Job:
             labels = {spec.kind: list(spec.labels) for spec in self.specs if spec.labels}
             if labels:
                 self.storage.put(
-                    join(self.path, LABELS), json.dumps(labels["vit"], ensure_ascii=False, indent=0).encode()
+                    join(self.path, LABEL_NAMES), json.dumps(labels["vit"], ensure_ascii=False, indent=0).encode()
                 )
             self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
             with suppress(StorageError):  # housekeeping, and a right that not every job has
@@ -211,11 +210,12 @@ class _Job:
 
 def _check_output(storage: Storage, config: JobConfig) -> None:
     """The output can be written, and is not where the input is looked for."""
-    results = join(absolute(config.output.path), "rows", "part.parquet")
+    results = join(absolute(config.output.path), ROWS, "part.parquet")
     for path in [config.source.path] if isinstance(config.source.path, str) else config.source.path:
         if listed_by(path, results):
             raise OutputError(
-                f"{config.output.path}: the output lies inside the source {path}", "results would be read as input"
+                f"{config.output.path}: the output lies inside the source {path}",
+                "results would be read as input: name a folder outside it",
             )
     probe = join(config.output.path, "_probe")
     storage.put(probe, b"")

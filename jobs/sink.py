@@ -10,10 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
@@ -21,12 +19,9 @@ from jobs import provenance, schema
 from jobs.errors import Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import join
-from jobs.provenance import Coverage, ranges_of
+from jobs.paths import REJECTS, ROWS, join
+from jobs.provenance import Coverage
 from jobs.storage import Storage
-
-ROWS, REJECTS = "rows", "rejects"
-_ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold
 
 
 @dataclass(frozen=True)
@@ -66,16 +61,14 @@ class Writer:
         names = next((spec.labels for spec in self.specs if spec.labels), None)
         if names and schema.LABELS in table.column_names:
             metadata[schema.LABEL_NAMES] = json.dumps(names)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", row_group_size=_ROW_GROUP)
-        self.storage.put(join(self.path, name), memoryview(buffer.getvalue()))
+        self.storage.put(join(self.path, name), provenance.seal(table, metadata))
 
 
 class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
     """The writer as Ray Data wants it."""
 
-    def __init__(self, writer: Writer, run: str, rows_per_file: int, report: Reporter) -> None:
-        self._writer, self._run, self._rows, self._report = writer, run, rows_per_file, report
+    def __init__(self, writer: Writer, rows_per_file: int, report: Reporter) -> None:
+        self._writer, self._rows, self._report = writer, rows_per_file, report
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> None:
         since = time.perf_counter()
@@ -84,7 +77,7 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
         if not tables:
             return
         table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
-        self._writer.write(table, f"part-{self._run}-{ctx.task_idx:06d}.parquet")
+        self._writer.write(table, f"part-{self._writer.about['run']}-{ctx.task_idx:06d}.parquet")
         self._report.timed(Stage.SINK.value, since, table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0))
 
     def get_name(self) -> str:
@@ -96,9 +89,7 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
 
 
 def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
-    shards = np.asarray(table.column(schema.SHARD).to_pylist(), dtype=object)
-    rows = table.column(schema.ROW).to_numpy()
-    covered = {name: Coverage(ranges_of(rows[shards == name])) for name in dict.fromkeys(shards.tolist())}
+    covered = {name: Coverage(ranges) for name, ranges in provenance.by_shard(table).items()}
     for end in ends.select([schema.SHARD, schema.ROW, schema.MESSAGE]).to_pylist():
         closed = Coverage((), end[schema.ROW], end[schema.MESSAGE])
         covered[end[schema.SHARD]] = covered.get(end[schema.SHARD], Coverage()) | closed

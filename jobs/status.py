@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 
 from jobs.errors import OutputError
-from jobs.paths import join
+from jobs.paths import SUCCESS, join
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
 
@@ -16,7 +16,7 @@ def status(output: str, *, as_json: bool) -> tuple[str, bool]:
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")
-    done = storage.exists(join(output, "_SUCCESS"))
+    done = storage.exists(join(output, SUCCESS))
     healthy = done or all(_alive(part) for part in parts)
     if as_json:
         return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy

@@ -1,4 +1,4 @@
-"""A path becomes a filesystem, once, here: local folders and s3://, with the same seven verbs.
+"""A path becomes a filesystem, once, here: local folders and s3://, with the same verbs.
 
 Objects are put whole: readers see all of an object or none of it. Locally that is a temporary name, fsync and
 rename; on S3 one PUT or one completed multipart upload. Foreign errors are translated here, with a hint.
@@ -71,11 +71,11 @@ class Storage:
         """From the first byte to the last, in requests of CHUNK bytes: a lost connection costs one, never the place."""
         return io.BufferedReader(self.open(entry), buffer_size=CHUNK)
 
-    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        """An object's bytes, or some of them."""
+    def read(self, path: str) -> bytes:
+        """A whole object's bytes."""
         with self._translate(path):
             fs, name = self._fs(path)
-            return cast(bytes, patiently(lambda: fs.cat_file(name, start=start, end=end)))
+            return cast(bytes, patiently(lambda: fs.cat_file(name)))
 
     def read_range(self, entry: Entry, start: int, end: int) -> bytes:
         """Exactly the bytes from `start` to `end`, of the object as it was listed.

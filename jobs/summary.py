@@ -11,6 +11,7 @@ from jobs import __version__, schema
 from jobs.ledger import Ledger
 from jobs.meter import Snapshot
 from jobs.models import Spec
+from jobs.paths import REJECTS, ROWS
 from jobs.pipeline import Resources
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
@@ -18,7 +19,7 @@ _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts come from the footers of all committed objects; `run` is about the last execution only."""
+    """Counts come from the footers of all committed objects; `run` is about the last execution, empty if it had nothing to do."""
 
     output: str
     shards: int
@@ -31,11 +32,6 @@ class Summary:
     run: dict[str, Any] = field(default_factory=dict)
     schema_version: int = schema.SCHEMA_VERSION
     coyo_jobs_version: str = __version__
-
-    @property
-    def resumed_nothing(self) -> bool:
-        """The output was complete before this run."""
-        return not self.run
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -57,8 +53,8 @@ def summarise(
     return Summary(
         output=output,
         shards=len(coverage),
-        rows=ledger.count("rows"),
-        rejects=ledger.count("rejects"),
+        rows=ledger.count(ROWS),
+        rejects=ledger.count(REJECTS),
         reasons=ledger.reasons,
         damaged_shards={name: part.damage for name, part in sorted(coverage.items()) if part.damage},
         models={spec.kind: spec.about | {"canvas": f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"} for spec in specs},

@@ -18,8 +18,8 @@ from jobs.config import JobConfig
 from jobs.errors import Reason, Stage
 from jobs.identity import load_job
 from jobs.ledger import Ledger, Object
-from jobs.paths import join
-from jobs.provenance import ranges_of
+from jobs.paths import FOLDERS, REJECTS, SUCCESS, join
+from jobs.provenance import by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -87,9 +87,9 @@ def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Che
     expected = identity.fingerprint(config)
     foreign = [o.entry.path for o in books.objects if o.job != expected]
     yield _check("every object was written by this job", len(books.objects), foreign)
-    folders = [[o for o in books.objects if o.folder == folder] for folder in ledger.FOLDERS]
+    folders = [[o for o in books.objects if o.folder == folder] for folder in FOLDERS]
     yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
-    done = storage.exists(join(config.output.path, "_SUCCESS"))
+    done = storage.exists(join(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])
 
 
@@ -126,12 +126,10 @@ def _values(storage: Storage, books: Ledger) -> list[Check]:
 
 
 def _addresses(table: pa.Table, obj: Object) -> list[str]:
-    shards = np.asarray(table.column(schema.SHARD).to_pylist(), dtype=object)
-    rows = table.column(schema.ROW).to_numpy()
-    held = {name: ranges_of(rows[shards == name]) for name in set(shards.tolist())}
+    shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
     said = {name: part.ranges for name, part in obj.shards.items() if part.ranges}
-    twice = len(rows) - len(set(zip(shards.tolist(), rows.tolist(), strict=True)))
-    return ([] if held == said else ["its rows are not those in its footer"]) + (
+    twice = len(rows) - len(set(zip(shards, rows, strict=True)))
+    return ([] if by_shard(table) == said else ["its rows are not those in its footer"]) + (
         [f"{twice} rows twice"] if twice else []
     )
 
@@ -172,7 +170,7 @@ def _similarities(table: pa.Table, _: Object) -> list[str]:
 
 
 def _reasons(table: pa.Table, obj: Object) -> list[str]:
-    if obj.folder != "rejects":
+    if obj.folder != REJECTS:
         return []
     known: dict[str, set[str]] = {schema.REJECT_REASON: set(Reason), schema.REJECT_STAGE: set(Stage)}
     values = {name: set(table.column(name).to_pylist()) - allowed for name, allowed in known.items()}

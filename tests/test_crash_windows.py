@@ -16,6 +16,7 @@ from jobs import ledger, provenance, schema
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import JobError, SetAside
+from jobs.paths import FOLDERS
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
@@ -88,7 +89,7 @@ def fails_at(proxy: FaultyS3, config: JobConfig, path: str, window: Window, k: i
 
 
 def check(config: JobConfig, given: list[tuple[str, int]]) -> None:
-    rows, rejects = (read(config.output.path, folder) for folder in ledger.FOLDERS)
+    rows, rejects = (read(config.output.path, folder) for folder in FOLDERS)
     assert addresses(rows, rejects) == given
     checks = verify(config.output.path, deep=True)
     assert all(check.ok for check in checks), show(checks)

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ledger
 from jobs.cli import WRONG, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.identity import load_job
+from jobs.paths import FOLDERS
 from jobs.retry import forget, retry
 from jobs.run import run
 from jobs.storage import Storage
@@ -47,7 +47,7 @@ def mend(config: JobConfig) -> None:
 
 def check(config: JobConfig) -> None:
     given = [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(20)]
-    assert addresses(*(read(config.output.path, folder) for folder in ledger.FOLDERS)) == given
+    assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == given
     checks = verify(config.output.path, deep=True)
     assert all(check.ok for check in checks), show(checks)
 

@@ -153,7 +153,7 @@ def test_the_pinned_recipe_runs_again_and_does_nothing(finished: Finished) -> No
     before = objects(finished.out)
     fs, path = fsspec.core.url_to_fs(finished.out)
     summary = run(JobConfig.of(yaml.safe_load(fs.cat_file(f"{path}/_job.yaml"))))
-    assert summary.resumed_nothing
+    assert not summary.run
     assert (summary.rows, summary.reasons) == (116, finished.summary.reasons)
     assert objects(finished.out) == before
 

@@ -125,7 +125,7 @@ def test_rows_are_stored_in_the_order_of_their_shard(tmp_path: Path) -> None:
 def test_a_write_task_that_is_repeated_replaces_its_own_objects(tmp_path: Path) -> None:
     """Ray repeats tasks of a node that died; a second name would be a second copy of every row."""
     meter = Meter()
-    sink = ParquetSink(writer(tmp_path), "r1", 8, Reporter(lambda method, *args: getattr(meter, method)(*args)))
+    sink = ParquetSink(writer(tmp_path), 8, Reporter(lambda method, *args: getattr(meter, method)(*args)))
     blocks = [batch(good("a", 0, 1)), batch(bad("a", 2), end("a", 3))]
     for _ in range(2):
         sink.write(blocks, SimpleNamespace(task_idx=3))
@@ -138,7 +138,7 @@ def test_a_write_task_that_is_repeated_replaces_its_own_objects(tmp_path: Path) 
 
 
 def test_blocks_without_rows_write_nothing(tmp_path: Path) -> None:
-    sink = ParquetSink(writer(tmp_path), "r1", 8, Reporter(lambda *_: None))
+    sink = ParquetSink(writer(tmp_path), 8, Reporter(lambda *_: None))
     sink.write([ANNOTATED.empty_table()], SimpleNamespace(task_idx=0))
     assert not list(tmp_path.iterdir())
 

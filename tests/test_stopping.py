@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ledger
 from jobs.cli import FAILED, INTERRUPTED, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
+from jobs.paths import FOLDERS
 from jobs.run import run
 from jobs.verify import show, verify
 from tests.test_run import addresses, read, small_job
@@ -39,7 +39,7 @@ def config(tmp_path: Path) -> JobConfig:
 
 def check(config: JobConfig) -> None:
     given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(80)]
-    assert addresses(*(read(config.output.path, folder) for folder in ledger.FOLDERS)) == given
+    assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == given
     checks = verify(config.output.path, deep=True)
     assert all(check.ok for check in checks), show(checks)
 

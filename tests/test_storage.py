@@ -39,7 +39,6 @@ def test_what_was_put_is_there_until_it_is_deleted(place: str) -> None:
     Storage().put(path, b"first")
     Storage().put(path, memoryview(b"second"))
     assert Storage().read(path) == b"second"
-    assert Storage().read(path, 1, 3) == b"ec"
     Storage().delete(path)
     assert not Storage().exists(path)
 

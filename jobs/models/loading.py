@@ -1,5 +1,6 @@
 """The one door to transformers: checkpoints load completely or not at all, and say what pixels they want."""
 
+import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ def transformers() -> Any:
 @contextmanager
 def complaints(name: str) -> Iterator[None]:
     """What from_pretrained raises, as one clear error."""
-    import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -49,10 +49,8 @@ def complaints(name: str) -> Iterator[None]:
         raise CheckpointError(
             f"{name}: does not load: {_first_line(exc)}", "is it a whole checkpoint of this model?"
         ) from exc
-    except Exception as exc:
-        if type(exc).__module__ in ("_pickle", "pickle", "json.decoder", torch.serialization.__name__):
-            raise CheckpointError(f"{name}: its files are damaged: {_first_line(exc)}") from exc
-        raise
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(f"{name}: its files are damaged: {_first_line(exc)}") from exc
 
 
 def config(folder: str, name: str) -> Any:

@@ -15,7 +15,9 @@ from jobs.errors import Reject
 from jobs.ledger import Ledger
 from jobs.lookup import fetch
 from jobs.models import loading
+from jobs.models.align import MAX_TOKENS
 from jobs.models.weights import pin
+from jobs.paths import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -44,7 +46,7 @@ def compare(storage: Storage, config: JobConfig, books: Ledger, count: int) -> t
 
 def _sample(storage: Storage, books: Ledger, count: int) -> list[dict[str, Any]]:
     """Rows spread over the first, middle and last objects."""
-    objects = [obj for obj in books.objects if obj.folder == "rows" and obj.count]
+    objects = [obj for obj in books.objects if obj.folder == ROWS and obj.count]
     chosen = {round(i) for i in np.linspace(0, len(objects) - 1, min(3, len(objects)))} if objects else set()
     tables = [pq.read_table(storage.open(objects[i].entry)).replace_schema_metadata() for i in sorted(chosen)]
     table = pa.concat_tables(tables) if tables else pa.table({})
@@ -85,7 +87,7 @@ def _embeddings(
     processor = loading.transformers().AutoImageProcessor.from_pretrained(folder, config=settings, backend="pil")
     tokenizer = loading.transformers().AutoTokenizer.from_pretrained(folder)
     model = loading.model(loading.transformers().AlignModel, folder, weights.name)
-    longest = min(64, settings.text_config.max_position_embeddings)
+    longest = min(MAX_TOKENS, settings.text_config.max_position_embeddings)
     problems = []
     for row, image, text in zip(rows, images, texts, strict=True):
         features = model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output
