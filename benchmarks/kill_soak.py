@@ -1,6 +1,7 @@
 """Kill a job again and again, at random moments and in random parts, until it is done; then prove the output.
 
-    python benchmarks/kill_soak.py OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0]
+    python -m benchmarks.kill_soak OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0]
+    python -m benchmarks.kill_soak --ceph               # on a real S3 server that it starts itself
 
 Without a corpus it draws one. Each round starts the same command, waits a random time, and kills: the driver with its
 whole process group, one annotate actor, or one process that reads and decodes. Ends with `verify --deep`. With
@@ -8,6 +9,7 @@ AWS_ENDPOINT_URL and credentials set, OUT and the corpus may be s3:// paths.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import ceph
 from jobs.demo import corpus
 from jobs.recipe import recipe
 from jobs.storage import Storage
@@ -30,14 +33,26 @@ PARTS = {"actor": "AnnotateActor", "decoder": "Decoder"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out")
+    parser.add_argument("out", nargs="?", default="s3://soak/out")
+    parser.add_argument("--ceph", action="store_true", help="start Ceph's S3 gateway; corpus and output are there")
     parser.add_argument("--corpus", default="")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.ceph and (absent := ceph.missing()):
+        raise SystemExit(f"skipped: {absent[0]} is not installed; see benchmarks/ceph.py")
+    with contextlib.ExitStack() as running:
+        if args.ceph:
+            os.environ.update(running.enter_context(ceph.server("soak")))
+        soak(args)
+
+
+def soak(args: argparse.Namespace) -> None:
     r = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         source = args.corpus or draw(Path(folder))
+        if args.ceph:
+            source = upload(Path(source), "s3://soak/corpus")
         job = Path(folder) / "job.yaml"
         text = recipe(source, args.out).replace("kakaobrain/vit-large-patch16-384", "demo")
         job.write_text(
@@ -60,6 +75,12 @@ def main() -> None:
 def draw(folder: Path) -> str:
     corpus.write_parquet(folder / "corpus", 24, 100)
     return str(folder / "corpus")
+
+
+def upload(folder: Path, to: str) -> str:
+    for path in folder.iterdir():
+        Storage().put(f"{to}/{path.name}", path.read_bytes())
+    return to
 
 
 def strike(job: Path, what: str, after: float) -> bool:

@@ -1,6 +1,6 @@
 """How long a resume takes to find out what is left: 70,000 shards, 20,000 committed objects.
 
-    python benchmarks/resume_plan.py [--shards 70000] [--objects 20000] [--folder DIR]
+    python -m benchmarks.resume_plan [--shards 70000] [--objects 20000] [--folder DIR]
 
 Three shards of seven are not committed. Prints seconds for each step, requests, and peak memory, and the same two
 listings and footers read by nothing but fsspec and pyarrow, in the same run.

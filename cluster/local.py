@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,27 +29,23 @@ def session() -> Iterator[Mapping[str, float]]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        with _hushed():
-            _start()
-        # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
-        ray._private.worker._worker_logs_enabled = False
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
-def _start() -> None:
-    """In a thread, since on the main one Ray takes SIGTERM over, and exits without a word.
-
-    An interrupt that arrives meanwhile is raised when Ray is there, and can be stopped; a second one at once.
-    """
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
         # Two CPUs at least: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    # On the main thread Ray would take SIGTERM over, and exit without a word. Its processes die with the thread that
+    # started them, so that one lives as long. A Ray that is half there when an interrupt comes is first completed.
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(ray.init, **options).result()
+        starting = thread.submit(ray.init, **options)
+        try:
+            with _hushed():
+                starting.result()
+            # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
+            ray._private.worker._worker_logs_enabled = False
+            yield ray.cluster_resources()
+        finally:
+            wait([starting])
+            ray.shutdown()
 
 
 @contextmanager

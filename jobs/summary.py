@@ -19,7 +19,7 @@ _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts come from the footers of all committed objects; `run` is about the last execution, empty if it had nothing to do."""
+    """Counts come from the footers of all committed objects; `run` is about the last run, if it had anything to do."""
 
     output: str
     shards: int
