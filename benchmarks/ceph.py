@@ -54,7 +54,7 @@ def missing() -> list[str]:
 
 @contextlib.contextmanager
 def server(bucket: str) -> Iterator[dict[str, str]]:
-    """The environment that reaches it, with the bucket made; nothing of it is left in the end."""
+    """Sets and gives the environment that reaches it, with the bucket made; no process of it is left in the end."""
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, contextlib.ExitStack() as running:
         home, port, mon = Path(folder), _free_port(), _free_port()
         conf = home / "ceph.conf"
@@ -85,18 +85,20 @@ def server(bucket: str) -> Iterator[dict[str, str]]:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        s3fs.S3FileSystem(key=key, secret=secret, endpoint_url=environment["AWS_ENDPOINT_URL"]).mkdir(bucket)
+        os.environ.update(environment)
+        s3fs.S3FileSystem().call_s3("create_bucket", Bucket=bucket)
         yield environment
 
 
-def _format(home: Path, mon: int) -> None:
+def _format(home: Path, port: int) -> None:
     for name in ("mon", "osd"):
         (home / name).mkdir()
     keys, names = str(home / "keyring"), str(home / "monmap")
-    _call("monmaptool", "--create", "--addv", "a", f"[v2:127.0.0.1:{mon}]", names)
+    _call("monmaptool", "--create", "--addv", "a", f"[v2:127.0.0.1:{port}]", names)
     _call("ceph-authtool", "--create-keyring", keys, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
-    for who in ("client.admin", "client.rgw"):
-        _call("ceph-authtool", keys, "--gen-key", "-n", who, *("--cap", "mon", "allow *"), *("--cap", "osd", "allow *"))
+    for who in ("client.admin", "client.rgw", "osd.0"):
+        mon = "allow profile osd" if who == "osd.0" else "allow *"
+        _call("ceph-authtool", keys, "--gen-key", "-n", who, "--cap", "mon", mon, "--cap", "osd", "allow *")
     _call("ceph-mon", "-c", str(home / "ceph.conf"), "-i", "a", "--mkfs", "--monmap", names, "--keyring", keys)
 
 

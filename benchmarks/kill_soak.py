@@ -43,7 +43,7 @@ def main() -> None:
         raise SystemExit(f"skipped: {absent[0]} is not installed; see benchmarks/ceph.py")
     with contextlib.ExitStack() as running:
         if args.ceph:
-            os.environ.update(running.enter_context(ceph.server("soak")))
+            running.enter_context(ceph.server("soak"))
         soak(args)
 
 
