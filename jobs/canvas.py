@@ -15,6 +15,8 @@ from PIL import Image
 
 from jobs import schema
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # [height, width, 3], RGB
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -67,16 +69,16 @@ class Scale:
     offset: tuple[float, float, float]
 
 
-def paint(image: Image.Image, canvas: Canvas) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """uint8 [height, width, 3] from an RGB image."""
-    size = canvas.resized(image.height, image.width)
+def paint(image: Image.Image, canvas: Canvas, size: tuple[int, int] | None = None) -> Pixels:
+    """From an RGB image; resized to (height, width), where its own do not say to what."""
+    size = size or canvas.resized(image.height, image.width)
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling(canvas.resample))
     pixels = np.asarray(image)
-    return _centre_crop(pixels, canvas.crop) if canvas.crop else pixels
+    return centre_crop(pixels, canvas.crop) if canvas.crop else pixels
 
 
-def _centre_crop(pixels: "np.ndarray[Any, Any]", crop: tuple[int, int]) -> "np.ndarray[Any, Any]":
+def centre_crop(pixels: Pixels, crop: tuple[int, int]) -> Pixels:
     """Pads with black where the image is smaller than the crop."""
     height, width = pixels.shape[:2]
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from jobs.canvas import Canvas
 from jobs.config import DecodeConfig
-from jobs.decode import render
 from jobs.errors import ClusterError, Reason, Reject
+from jobs.render import render
 
 TRIES = 2  # a decoder may die for lack of memory at a bad moment
 _PIXEL = 32  # bytes of memory for each of decode.max_pixels: eight copies, as Pillow holds them

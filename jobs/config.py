@@ -125,6 +125,7 @@ class ComputeConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on CPU, bfloat16 on GPUs that have it, else float16"
     )
+    canvas: Literal["exact", "fast"] = Field("fast", description="exact: Pillow's pixels; fast: torch's, a level off")
     batch_size: int | Auto = Field("auto", description="images per model call; auto: 128 on GPUs, 32 on CPU")
     gpus: int | Auto = Field("auto", description="GPUs to use, one annotate actor each; auto: all")
     decode_cpus: int | Auto = Field("auto", description="CPU cores that read and decode; auto: all that are left")

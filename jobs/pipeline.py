@@ -22,11 +22,11 @@ from jobs import schema
 from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig, OutputConfig
-from jobs.decode import paint_rows, render
 from jobs.errors import ClusterError, Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.plan import Task
+from jobs.render import paint_rows, render
 from jobs.sources import Layout
 from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
@@ -167,7 +167,7 @@ class Decoder:
 
             def by(data: bytes) -> Any:
                 watch.restart()
-                return render(data, self.config.decode, self.canvases)
+                return render(data, self.config.decode, self.canvases, fast=self.config.compute.canvas == "fast")
 
             return paint_rows(raw, self.config.decode, self.canvases, by)
 

@@ -65,7 +65,7 @@ def sample(output: str, count: int) -> list[Pictured]:
     for row in _spread(found, count):
         text, data = given[row[schema.SHARD], row[schema.ROW]]
         try:
-            image = decode(data, config.decode)
+            image = decode(data, config.decode).image
         except Reject as exc:
             raise OutputError(f"{row[schema.SHARD]} row {row[schema.ROW]} no longer decodes: {exc.message}") from exc
         labels = [

@@ -18,8 +18,8 @@ from PIL import Image
 from jobs.canvas import Canvas
 from jobs.careful import TRIES, Child
 from jobs.config import DecodeConfig
-from jobs.decode import render
 from jobs.errors import ClusterError, Reason, Reject
+from jobs.render import render
 
 CANVASES = (Canvas(squash=(8, 8)), Canvas(shortest_edge=20, crop=(16, 12)))
 POISON = """

@@ -28,7 +28,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def pixels(data: bytes, **options: Any) -> "np.ndarray[Any, Any]":
-    image = decode(data, DecodeConfig(**options))
+    image = decode(data, DecodeConfig(**options)).image
     assert type(image) is Image.Image
     assert image.mode == "RGB"
     return np.asarray(image)

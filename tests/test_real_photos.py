@@ -40,7 +40,7 @@ def listed(photos: Path, name: str) -> list[dict[str, Any]]:
 
 def outcome(path: Path, config: DecodeConfig = DecodeConfig()) -> Image.Image | Reject:  # noqa: B008 - frozen
     try:
-        return decode(path.read_bytes(), config)
+        return decode(path.read_bytes(), config).image
     except Reject as reject:
         return reject
 
@@ -63,7 +63,7 @@ def as_documented(photos: Path) -> list[Image.Image]:
 def canvases(photos: Path, kind: str) -> torch.Tensor:
     canvas = spec(kind).canvas
     return torch.from_numpy(
-        np.stack([paint(decode(path.read_bytes(), DecodeConfig()), canvas) for path in plain(photos)])
+        np.stack([paint(decode(path.read_bytes(), DecodeConfig()).image, canvas) for path in plain(photos)])
     )
 
 
@@ -106,7 +106,7 @@ def test_embeddings_equal_plain_transformers(photos: Path) -> None:
 
 def test_every_photo_decodes_to_the_size_it_is_listed_with(photos: Path) -> None:
     for row in listed(photos, "captions.jsonl"):
-        image = decode((photos / row["file"]).read_bytes(), DecodeConfig())
+        image = decode((photos / row["file"]).read_bytes(), DecodeConfig()).image
         assert image.size == (row["width"], row["height"]), row["file"]
 
 

@@ -34,7 +34,7 @@ def compare(storage: Storage, config: JobConfig, books: Ledger, count: int) -> t
     present = [row for row, address in zip(rows, addresses, strict=True) if address in given]
     pairs = [given[row[schema.SHARD], row[schema.ROW]] for row in present]
     try:
-        images = [decode(data, config.decode) for _, data in pairs]
+        images = [decode(data, config.decode).image for _, data in pairs]
     except Reject as exc:
         return len(rows), [f"an image of the sample no longer decodes: {exc.message}; was a shard replaced?"]
     if config.models.vit:

@@ -1,0 +1,88 @@
+"""Shards with COYO's mix of sizes and texts, for benchmarks: pictures of noise that compresses as photos do.
+
+Sizes follow the published quantiles of COYO-700M's shorter side (5 % below 210, half below 395, 95 % below 1,055),
+texts their mean of 68 characters, a quarter of them repeated. Everything follows from the seed.
+"""
+
+import argparse
+import io
+import random
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+_SHORTER_SIDES = (96, 210, 395, 1055, 2400)
+_DISTINCT = 256  # pictures; more rows repeat them, under other ids
+_WORDS = """
+a the of and in with for on red blue green black white small large new old vintage photo picture image woman man
+girl boy dog cat house car tree water city night day summer winter wedding dress shirt shoes table chair kitchen
+garden beach mountain sunset street market food coffee cake birthday christmas happy design pattern vector
+illustration logo background abstract wallpaper art print poster canvas handmade leather cotton silver gold stock
+free download best top ideas style fashion modern home interior travel hotel room view from at by
+""".split()  # noqa: SIM905 - one word a line would be a page
+
+
+def side(r: random.Random) -> int:
+    """A shorter side in pixels."""
+    return round(float(np.exp(np.interp(r.random(), _QUANTILES, np.log(_SHORTER_SIDES)))))
+
+
+@lru_cache(maxsize=_DISTINCT)
+def picture(seed: int) -> bytes:
+    """A JPEG of coloured noise, strong where it is coarse and weak where it is fine, as in photos."""
+    r, noise = random.Random(f"size {seed}"), np.random.default_rng(seed)
+    short = side(r)
+    long = min(4000, round(short * np.exp(abs(r.gauss(0.0, 0.33)))))
+    width, height = (long, short) if r.random() < 0.6 else (short, long)
+    pixels = np.full((height, width, 3), 128.0, np.float32)
+    cells = 3
+    while cells < short:
+        coarse = noise.normal(0, 60 / cells**0.6, (cells, max(1, cells * width // height), 3)).astype(np.float32)
+        layers = [Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
+        pixels += np.stack([np.asarray(layer) for layer in layers], axis=-1)
+        cells *= 2
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=r.choice((75, 80, 85, 90)))
+    return buffer.getvalue()
+
+
+def text(r: random.Random) -> str:
+    count = max(1, min(200, round(r.lognormvariate(2.3, 0.65))))
+    return " ".join(r.choices(_WORDS, k=count))
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    """A quarter of them are said before."""
+    r = random.Random(f"texts {seed}")
+    said: list[str] = []
+    for _ in range(count):
+        said.append(r.choice(said) if said and r.random() < 0.24 else text(r))
+    return said
+
+
+def write(folder: Path, rows: int, per_shard: int = 1000, distinct: int = _DISTINCT) -> int:
+    """`part-NNNNN.parquet` with id, text and image; the bytes in all. Shards that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, rows, per_shard):
+        path = folder / f"part-{first // per_shard:05d}.parquet"
+        if path.exists():
+            continue
+        count = min(per_shard, rows - first)
+        images = [picture((first + i) % distinct) for i in range(count)]
+        columns = {"id": range(first, first + count), "text": texts(count, first), "image": images}
+        pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), path, row_group_size=128)
+    return sum(path.stat().st_size for path in folder.glob("*.parquet"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--per-shard", type=int, default=1000)
+    given = parser.parse_args()
+    print(f"{write(given.folder, given.rows, given.per_shard):,} bytes")

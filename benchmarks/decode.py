@@ -1,0 +1,93 @@
+"""Images per second and core, from encoded bytes to both models' canvases, and how far the fast way is from the exact.
+
+    python -m benchmarks.decode [--photos DIR] [--images 128] [--rounds 5]
+
+The reference is what a script would do: open with Pillow, convert, and call each model's own image processor.
+"""
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import corpus
+from jobs.canvas import Canvas
+from jobs.config import DecodeConfig
+from jobs.decode import decode
+from jobs.models import loading
+from jobs.render import render
+
+VIT, ALIGN = Canvas(squash=(384, 384)), Canvas(squash=(346, 346), crop=(289, 289))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="JPEG files; else pictures with COYO's mix of sizes are drawn")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    images = [path.read_bytes() for path in sorted(args.photos.rglob("*.jpg"))] if args.photos else []
+    images = images[: args.images] or [corpus.picture(i) for i in range(args.images)]
+    print(f"{len(images)} JPEG, {np.mean([len(data) for data in images]) / 1000:.0f} kB each on average\n")
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "transformers' processors": processors(),
+        "Pillow decode alone": lambda data: Image.open(io.BytesIO(data)).convert("RGB").load(),
+        "fast decode alone": lambda data: decode(data, DecodeConfig(), lambda *_: 1),
+        "canvas: exact": partial(render, config=DecodeConfig(), canvases=[VIT, ALIGN]),
+        "canvas: fast": partial(render, config=DecodeConfig(), canvases=[VIT, ALIGN], fast=True),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():  # imports, and the caches of the processor
+        way(images[0])
+    for _ in range(args.rounds):
+        for name, way in ways.items():
+            since = time.process_time()
+            for data in images:
+                way(data)
+            rates[name].append(len(images) / (time.process_time() - since))
+    print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
+    for name, found in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(found, rates["transformers' processors"], strict=True)]
+        print(f"{name:26s} {statistics.median(found):9.1f}  {statistics.median(ratios):20.2f}")
+    fidelity(images)
+
+
+def processors() -> Callable[[bytes], Any]:
+    """ViT's and ALIGN's own, configured as kakaobrain's checkpoints are."""
+    library = loading.transformers()
+    vit = library.ViTImageProcessorPil(size={"height": 384, "width": 384})
+    align = library.EfficientNetImageProcessorPil(
+        size={"height": 346, "width": 346}, crop_size={"height": 289, "width": 289}, do_center_crop=True, resample=2,
+        rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
+    )  # fmt: skip
+
+    def both(data: bytes) -> Any:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        return vit(image, return_tensors="np"), align(image, return_tensors="np")
+
+    return both
+
+
+def fidelity(images: list[bytes]) -> None:
+    levels: list[np.ndarray[Any, Any]] = []
+    for data in images:
+        pairs = zip(
+            render(data, DecodeConfig(), [VIT, ALIGN]),
+            render(data, DecodeConfig(), [VIT, ALIGN], fast=True),
+            strict=True,
+        )
+        levels += [np.abs(a.astype(int) - b).ravel() for a, b in pairs]
+    every = np.concatenate(levels)
+    shares = ", ".join(f"{level}: {(every == level).mean():.4%}" for level in range(min(4, every.max() + 1)))
+    print(f"\nfast against exact, share of values by levels off (of 255): {shares}; at most {every.max()}")
+
+
+if __name__ == "__main__":
+    main()
