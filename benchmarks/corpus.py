@@ -18,7 +18,7 @@ from PIL import Image
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _SHORTER_SIDES = (96, 210, 395, 1055, 2400)
 _DISTINCT = 256  # pictures; more rows repeat them, under other ids
-_WORDS = """
+WORDS = """
 a the of and in with for on red blue green black white small large new old vintage photo picture image woman man
 girl boy dog cat house car tree water city night day summer winter wedding dress shirt shoes table chair kitchen
 garden beach mountain sunset street market food coffee cake birthday christmas happy design pattern vector
@@ -53,7 +53,7 @@ def picture(seed: int) -> bytes:
 
 def text(r: random.Random) -> str:
     count = max(1, min(200, round(r.lognormvariate(2.3, 0.65))))
-    return " ".join(r.choices(_WORDS, k=count))
+    return " ".join(r.choices(WORDS, k=count))
 
 
 def texts(count: int, seed: int = 0) -> list[str]:

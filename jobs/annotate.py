@@ -1,6 +1,6 @@
 """The actor that holds all of a job's models: decoded rows in, annotated rows out, one to one."""
 
-import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from jobs import schema
 from jobs.errors import ClusterError, Reason, Stage
+from jobs.meter import Laps
 from jobs.models import Model, Results, Spec
 from jobs.models.align import Embedder
 from jobs.models.vit import Labeller
@@ -20,7 +21,7 @@ _KINDS: dict[str, Callable[..., Model]] = {"vit": Labeller, "align": Embedder}
 
 
 class Annotator:
-    """Every model of the job, loaded once.
+    """Every model of the job, loaded once. May be called by several threads: one is on the device, others prepare.
 
     `device` is "cuda" or "cpu", decided where the job was planned: a GPU that is missing here is an error, never a
     silent CPU run. `precision` is a torch dtype's name, or "auto"; `threads` are CPU threads for one model call.
@@ -30,89 +31,81 @@ class Annotator:
         if device == "cuda" and not torch.cuda.is_available():
             raise ClusterError("an actor was given a GPU, but CUDA cannot be used there", "is torch a CUDA build?")
         torch.set_num_threads(threads)
-        self._dtype = _dtype(device, precision)
-        self._specs = specs
+        self._specs, self._device = specs, torch.device(device)
+        self._dtypes = {spec.kind: _dtype(spec.kind, device, precision) for spec in specs}
         self._models = [
-            Fitting(_KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), torch.device(device), self._dtype))
+            _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), self._device, self._dtypes[spec.kind])
             for spec in specs
         ]
-        self._device = device
+        self._on_device = threading.Lock()
 
     @property
     def ran_on(self) -> str:
-        """Device and precision, as recorded in the output."""
-        name = torch.cuda.get_device_name() if self._device == "cuda" else "CPU"
-        return f"{name} {str(self._dtype).removeprefix('torch.')}"
+        """Device and precisions, as recorded in the output."""
+        name = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
+        names = dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in self._dtypes.values())
+        return f"{name} {', '.join(names)}"
 
-    def __call__(self, decoded: pa.Table) -> pa.Table:
+    def __call__(self, decoded: pa.Table, laps: Laps | None = None) -> pa.Table:
         """Rows that are good get every model's columns; rejects and ends pass with nulls."""
+        laps = laps or Laps()
         good = pc.and_(pc.is_null(decoded.column(schema.REASON)), pc.invert(decoded.column(schema.END)))
         carried = [name for name in decoded.column_names if name not in self._consumed]
         passing = decoded.filter(pc.invert(good)).select(carried)
-        working = decoded.filter(good)
+        working = decoded if passing.num_rows == 0 else decoded.filter(good)  # a filter copies the pixels
         fields = [field for spec in self._specs for field in spec.fields]
         for field in fields:
             passing = passing.append_column(field, pa.nulls(passing.num_rows, field.type))
         if working.num_rows == 0:
             return passing
-        texts = working.column(schema.TEXT).to_pylist()
-        results = [
-            model(_pixels(working, spec.canvas.name), texts)
-            for spec, model in zip(self._specs, self._models, strict=True)
-        ]
+        results = self._results(working, laps)
         annotated = working.select(carried)
         for field in fields:
             annotated = annotated.append_column(
                 field, next(r.columns[field.name] for r in results if field.name in r.columns)
             )
-        return pa.concat_tables([_mark_broken(annotated, self._specs, results), passing])
+        table = pa.concat_tables([_mark_broken(annotated, self._specs, results), passing])
+        laps.lap("output")
+        return table
+
+    def _results(self, working: pa.Table, laps: Laps) -> list[Results]:
+        texts = working.column(schema.TEXT).to_pylist()
+        names = dict.fromkeys(spec.canvas.name for spec in self._specs)
+        pixels = {name: self._moved(_pixels(working, name)) for name in names}
+        prepared = [model.prepare(texts) for model in self._models]
+        laps.lap("prepare")
+        with self._on_device:
+            laps.lap("queue")
+            outputs = [
+                model.forward(pixels[spec.canvas.name], given)
+                for spec, model, given in zip(self._specs, self._models, prepared, strict=True)
+            ]
+            laps.lap("forward")
+        return [model.columns(output) for model, output in zip(self._models, outputs, strict=True)]
+
+    def _moved(self, pixels: torch.Tensor) -> torch.Tensor:
+        """On the device. The copy runs beside another thread's forward pass: from pinned memory, in its own stream."""
+        if self._device.type == "cpu":
+            return pixels
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            moved = pixels.pin_memory().to(self._device, non_blocking=True)
+        stream.synchronize()
+        return moved
 
     @property
     def _consumed(self) -> set[str]:
         return {schema.TEXT, *(spec.canvas.name for spec in self._specs)}
 
 
-class Fitting:
-    """A model that is given no more rows at once than have fitted into memory so far."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._most = sys.maxsize
-
-    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
-        """Raises torch.OutOfMemoryError when not even one row fits."""
-        parts: list[Results] = []
-        done = 0
-        while done < len(texts):
-            rows = slice(done, min(done + self._most, len(texts)))
-            results = self._try(pixels[rows], texts[rows])
-            if results is None:
-                self._most = (rows.stop - rows.start) // 2
-                torch.cuda.empty_cache()  # only now: while the error was handled, its frames held their tensors
-                continue
-            parts.append(results)
-            done = rows.stop
-        names = parts[0].columns
-        columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in names}
-        return Results(columns, np.concatenate([part.broken for part in parts]))
-
-    def _try(self, pixels: torch.Tensor, texts: list[str | None]) -> Results | None:
-        """None when there is no memory for so many rows."""
-        try:
-            return self._model(pixels, texts)
-        except torch.OutOfMemoryError:
-            if len(texts) == 1:
-                raise
-            return None
-
-
-def _dtype(device: str, precision: str) -> torch.dtype:
+def _dtype(kind: str, device: str, precision: str) -> torch.dtype:
+    """On a GPU, the best of what costs half: EfficientNet with folded batch norms loses least in float16."""
     if precision != "auto":
         chosen: torch.dtype = getattr(torch, precision)
         return chosen
     if device == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    return torch.bfloat16 if kind == "vit" and torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def _pixels(table: pa.Table, canvas: str) -> torch.Tensor:

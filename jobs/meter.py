@@ -15,12 +15,30 @@ from jobs.errors import Stage
 
 @dataclass
 class Tally:
-    """One stage so far: rows out, seconds its processes were busy, and when it first and last reported."""
+    """One stage so far: rows out, seconds its processes were busy, and when it first began and last reported.
+
+    `phases` are parts of the busy seconds, where a stage tells them apart.
+    """
 
     rows: int = 0
     busy: float = 0.0
     first: float = 0.0
     last: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+class Laps:
+    """A stopwatch for the phases of one call."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the last lap was this phase."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
 
 
 @dataclass
@@ -54,11 +72,14 @@ class Meter:
         self._open: set[Any] = set()
         self._fatal: set[str] = set()
 
-    def count(self, stage: str, rows: int, busy: float, reasons: dict[str, int]) -> None:
-        tally = self._now.stages.setdefault(stage, Tally(first=time.time()))
+    def count(self, stage: str, rows: int, busy: float, reasons: dict[str, int], phases: dict[str, float]) -> None:
+        now = time.time()
+        tally = self._now.stages.setdefault(stage, Tally(first=now - busy))
         tally.rows += rows
         tally.busy += busy
-        tally.last = time.time()
+        tally.last = now
+        for phase, seconds in phases.items():
+            tally.phases[phase] = tally.phases.get(phase, 0.0) + seconds
         self._now.reasons.update(reasons)
 
     def finish(self, shard: str, size: int, rows: int) -> None:
@@ -111,5 +132,12 @@ class Reporter:
     send: Callable[..., Any]
     ask: Callable[..., Any] = lambda *_: False
 
-    def timed(self, stage: str, since: float, rows: int, reasons: dict[str, int] | None = None) -> None:
-        self.send("count", stage, rows, time.perf_counter() - since, reasons or {})
+    def timed(
+        self,
+        stage: str,
+        since: float,
+        rows: int,
+        reasons: dict[str, int] | None = None,
+        phases: dict[str, float] | None = None,
+    ) -> None:
+        self.send("count", stage, rows, time.perf_counter() - since, reasons or {}, phases or {})

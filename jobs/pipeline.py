@@ -23,7 +23,7 @@ from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig, OutputConfig
 from jobs.errors import ClusterError, Stage
-from jobs.meter import Reporter
+from jobs.meter import Laps, Reporter
 from jobs.models import Spec
 from jobs.plan import Task
 from jobs.render import paint_rows, render
@@ -197,8 +197,9 @@ class AnnotateActor:
         since = time.perf_counter()
         if self._report.ask("stopping"):
             return self._annotator(decoded.slice(0, 0))
-        annotated = self._annotator(decoded)
-        self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE))
+        laps = Laps()
+        annotated = self._annotator(decoded, laps)
+        self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE), laps.seconds)
         return annotated
 
 

@@ -13,6 +13,7 @@ from jobs.meter import Snapshot
 from jobs.models import Spec
 from jobs.paths import REJECTS, ROWS
 from jobs.pipeline import Resources
+from jobs.profile import profile
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 
@@ -43,6 +44,7 @@ class Summary:
         if self.run:
             rows, seconds, rate = (self.run[name] for name in ("rows", "seconds", "rows_per_second"))
             lines.append(f"  {rows:,} input rows in {seconds:.1f} s, {rate:,.1f} rows/s")
+            lines.append(f"  {self.run['advice']}")
         return "\n".join(lines)
 
 
@@ -66,22 +68,13 @@ def summarise(
 def describe_run(
     *, run: str, rows: int, seconds: float, seen: Snapshot, resources: Resources, cluster: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Rates per stage: while it was at work, and per busy second of one process."""
-    stages = {
-        name: {
-            "rows": tally.rows,
-            "rows_per_second": round(tally.rows / max(tally.last - tally.first, 1e-3), 1),
-            "busy_seconds": round(tally.busy, 2),
-            "rows_per_busy_second": round(tally.rows / max(tally.busy, 1e-3), 1),
-        }
-        for name, tally in seen.stages.items()
-    }
+    """What one run did, on what, and where its time went."""
     return {
         "id": run,
         "rows": rows,
         "seconds": round(seconds, 2),
         "rows_per_second": round(rows / max(seconds, 1e-3), 2),
-        "stages": stages,
+        **profile(seen, resources),
         "resources": asdict(resources),
         "ran_on": dict(seen.ran_on),
         "cluster": {name: amount for name, amount in cluster.items() if not name.startswith("node:")},

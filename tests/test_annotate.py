@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.annotate import Annotator, Fitting
+from jobs.annotate import Annotator
 from jobs.errors import ClusterError, Reason, Stage
-from jobs.models import Results, Spec
+from jobs.models import Spec
+from jobs.models.fitting import Fitting
 from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
 
 RAW = schema.raw(pa.string(), [pa.field("url", pa.string())])
@@ -123,23 +124,22 @@ def test_one_bad_row_costs_only_itself(tmp_path: Path) -> None:
 
 
 class Hungry:
-    """A model that has memory for `most` rows. Its label says which row it saw, and row 5 is broken."""
+    """A model that has memory for `most` rows, and says which rows it saw."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.calls: list[int] = []
 
-    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:
-        self.calls.append(len(texts))
-        if len(texts) > self.most:
+    def __call__(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.calls.append(len(pixels))
+        if len(pixels) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        assert [str(row) for row in pixels[:, 0].tolist()] == texts
-        labels = pa.array([[row] for row in pixels[:, 0].tolist()], pa.list_(pa.int32()))
-        return Results({schema.LABELS: labels}, pixels[:, 0].numpy() == 5)
+        assert torch.equal(pixels[:, 0], ids)
+        return pixels[:, 0], ids == 5
 
 
-def rows_of(count: int) -> tuple[torch.Tensor, list[str | None]]:
-    return torch.arange(count)[:, None], [str(row) for row in range(count)]
+def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(count)[:, None], torch.arange(count)
 
 
 def test_a_batch_that_does_not_fit_is_cut_and_the_size_that_fits_is_remembered() -> None:
@@ -148,10 +148,10 @@ def test_a_batch_that_does_not_fit_is_cut_and_the_size_that_fits_is_remembered()
     fitting = Fitting(model)
     for calls in ([13, 6, 3, 3, 3, 3, 1], [3, 3, 3, 3, 1]):
         model.calls.clear()
-        results = fitting(*rows_of(13))
+        seen, broken = fitting(*rows_of(13))
         assert model.calls == calls
-        assert results.columns[schema.LABELS].to_pylist() == [[row] for row in range(13)]
-        assert results.broken.tolist() == [row == 5 for row in range(13)]
+        assert seen.tolist() == list(range(13))
+        assert broken.tolist() == [row == 5 for row in range(13)]
 
 
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:

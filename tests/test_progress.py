@@ -15,9 +15,9 @@ FRESH = Work(tasks=(), shards=10, shards_done=0, rows_done=0, bytes_left=10_000)
 def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
     """Every shard of the work is 1,000 bytes and 5,000 rows."""
     meter = Meter()
-    meter.count("source", source, 1.0, {})
-    meter.count("annotate", annotated, 1.0, {})
-    meter.count("decode", annotated, 1.0, {"truncated": 2, "no_image": 1})
+    meter.count("source", source, 1.0, {}, {})
+    meter.count("annotate", annotated, 1.0, {}, {})
+    meter.count("decode", annotated, 1.0, {"truncated": 2, "no_image": 1}, {})
     for shard in range(finished):
         meter.finish(f"shard {shard}", 1_000, 5_000)
     return meter.snapshot()

@@ -3,8 +3,9 @@
 Only this package, jobs.annotate and the demo's training script import torch and transformers.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,21 @@ class Results:
     broken: "np.ndarray[Any, np.dtype[np.bool_]]"
 
 
-class Model(Protocol):
+class Model(ABC):
+    """A loaded model. Its call is three steps, so that a second thread can prepare while the device is busy."""
+
     def __call__(self, pixels: "torch.Tensor", texts: list[str | None]) -> Results:
         """uint8 [n, height, width, 3] on any device and n texts -> n rows of results."""
+        return self.columns(self.forward(pixels, self.prepare(texts)))
+
+    @abstractmethod
+    def prepare(self, texts: list[str | None]) -> Any:
+        """On the CPU: what `forward` needs of the texts."""
+
+    @abstractmethod
+    def forward(self, pixels: "torch.Tensor", prepared: Any) -> Any:
+        """On the device, one call at a time; what it gives is in the CPU's memory."""
+
+    @abstractmethod
+    def columns(self, outputs: Any) -> Results:
+        """On the CPU: Arrow arrays."""

@@ -10,7 +10,8 @@ from jobs import schema
 from jobs.canvas import Scale
 from jobs.config import VitConfig
 from jobs.errors import CheckpointError
-from jobs.models import Results, Spec, loading
+from jobs.models import Model, Results, Spec, loading
+from jobs.models.fitting import Fitting
 from jobs.models.weights import Weights
 
 
@@ -48,7 +49,7 @@ def _labels(settings: Any, name: str) -> tuple[str, ...]:
     return tuple(names[i] for i in classes)
 
 
-class Labeller:
+class Labeller(Model):
     """A loaded classifier."""
 
     def __init__(self, spec: Spec, folder: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -57,22 +58,32 @@ class Labeller:
         self._scale = Scaler(spec.scale, device, dtype)
         self._sigmoid = _activation(self._model.config) == "sigmoid"
         self._top_k, self._min_prob = spec.options["top_k"], spec.options["min_prob"]
+        self._classify = Fitting(self._top)
+
+    def prepare(self, texts: list[str | None]) -> None:
+        """A classifier does not look at texts."""
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor, texts: list[str | None]) -> Results:  # noqa: ARG002
+    def forward(self, pixels: torch.Tensor, prepared: None) -> tuple[torch.Tensor, ...]:  # noqa: ARG002
+        """Class ids [n, top_k], their probabilities, and which rows are broken."""
+        return tuple(tensor.cpu() for tensor in self._classify(pixels))
+
+    def _top(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = self._model(pixel_values=self._scale(pixels)).logits.float()
         broken = ~torch.isfinite(logits).all(1)
         probs = logits.sigmoid() if self._sigmoid else logits.softmax(1)
         top, ids = probs.nan_to_num().topk(self._top_k)
-        return Results(self._columns(ids.cpu().numpy(), top.cpu().numpy()), broken.cpu().numpy())
+        return ids.int(), top, broken
 
-    def _columns(self, ids: "np.ndarray[Any, Any]", top: "np.ndarray[Any, Any]") -> dict[str, pa.Array]:
+    def columns(self, outputs: tuple[torch.Tensor, ...]) -> Results:
+        ids, top, broken = (tensor.numpy() for tensor in outputs)
         kept = top >= self._min_prob
         offsets = pa.array(np.concatenate(([0], kept.sum(1).cumsum())).astype(np.int32))
-        return {
-            schema.LABELS: pa.ListArray.from_arrays(offsets, pa.array(ids[kept].astype(np.int32))),
-            schema.LABEL_PROBS: pa.ListArray.from_arrays(offsets, pa.array(top[kept].astype(np.float32))),
+        columns = {
+            schema.LABELS: pa.ListArray.from_arrays(offsets, pa.array(ids[kept])),
+            schema.LABEL_PROBS: pa.ListArray.from_arrays(offsets, pa.array(top[kept])),
         }
+        return Results(columns, broken)
 
 
 class Scaler:

@@ -10,8 +10,8 @@ import torch
 
 from jobs import schema
 from jobs.demo import WEIGHTS, scenes
-from jobs.models import loading
-from jobs.models.align import MAX_TOKENS, TEXTS_PER_CALL
+from jobs.models import align, loading
+from jobs.models.align import MAX_TOKENS, TEXTS_PER_CALL, groups_of
 from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
 
 TEXTS = ["a red circle", "a large blue star on a gray background", "ring", "Ünïcode, ☃ and \u200b!", "a b c d e f g"]
@@ -150,3 +150,30 @@ def test_about_gives_the_temperature_of_the_weights() -> None:
     assert 0 < about["temperature"] < 0.5
     assert about["temperature"] != 0.07
     assert (about["dim"], about["dtype"], about["normalised"]) == (128, "float32", True)
+
+
+def test_texts_are_grouped_so_that_little_is_padded() -> None:
+    lengths = sorted(min(64, 3 + (i * i) % 61) for i in range(1024))
+    groups = groups_of(lengths)
+    assert [i for group in groups for i in range(group.start, group.stop)] == list(range(1024))
+    assert all(group.stop - group.start <= TEXTS_PER_CALL for group in groups)
+    padded = sum((group.stop - group.start) * lengths[group.stop - 1] for group in groups)
+    assert padded < 1.25 * sum(lengths)
+    assert groups_of([]) == []
+
+
+@pytest.mark.parametrize("lengths", [[5], [5, 64], [3] * 64, [3] * 65, [1, 2, 4, 8, 16, 32, 64]], ids=str)
+def test_few_texts_make_few_calls(lengths: list[int]) -> None:
+    assert len(groups_of(lengths)) == (2 if len(lengths) == 65 else 1)
+
+
+def test_folding_batch_norms_changes_no_embedding() -> None:
+    plain = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+    folded = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+    align.fold_batch_norms(folded.vision_model)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules()) > 10
+    pixels = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        a, b = (model.get_image_features(pixel_values=pixels).pooler_output for model in (plain, folded))
+    assert torch.nn.functional.cosine_similarity(a, b).min() > 0.999999

@@ -1,0 +1,94 @@
+"""Checkpoints with random weights: the architectures of the real ones, small, with the real ones' canvases."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AlignConfig,
+    AlignModel,
+    BertTokenizerFast,
+    EfficientNetImageProcessorPil,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from benchmarks.corpus import WORDS
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {
+        "vit": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768},
+        "patch": 32,
+        "vision": {"width_coefficient": 0.5, "depth_coefficient": 0.4},
+        "text": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+    },
+    "full": {
+        "vit": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        "patch": 16,
+        "vision": {"width_coefficient": 2.0, "depth_coefficient": 3.1},
+        "text": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    },
+}
+
+
+def write(folder: Path, size: str) -> Path:
+    """`vit` and `align` below the folder, as from_pretrained reads them; kept where they are."""
+    if not (folder / "align" / "config.json").exists():
+        torch.manual_seed(0)
+        _vit(folder / "vit", SIZES[size])
+        _align(folder / "align", SIZES[size])
+    return folder
+
+
+def _vit(folder: Path, size: dict[str, Any]) -> None:
+    config = ViTConfig(image_size=384, patch_size=size["patch"], num_labels=1000, **size["vit"])
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
+
+
+def _align(folder: Path, size: dict[str, Any]) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    text = {"vocab_size": 30522, "max_position_embeddings": 512, **size["text"]}
+    width = round(640 * size["vision"]["width_coefficient"] / 2.0 / 8) * 8
+    vision = {"image_size": 289, "hidden_dim": width * 4, **size["vision"]}
+    model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=_dim(vision)))
+    for module in model.vision_model.modules():  # as they are, the signal dies out on its way up
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    _calibrate(model)
+    model.save_pretrained(folder)
+    EfficientNetImageProcessorPil(
+        size={"height": 346, "width": 346}, crop_size={"height": 289, "width": 289}, do_center_crop=True, resample=2,
+        rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def _dim(vision: dict[str, Any]) -> int:
+    from transformers.models.align.modeling_align import AlignVisionConfig, round_filters
+
+    last = AlignVisionConfig(**vision)
+    return int(round_filters(last, last.out_channels[-1]))
+
+
+@torch.no_grad()
+def _calibrate(model: Any) -> None:
+    """Batch norm with the means and variances that noise has there."""
+    norms = [module for module in model.vision_model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.vision_model.train()
+    model.get_image_features(pixel_values=torch.randn(4, 3, 289, 289))
+    model.eval()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    given = parser.parse_args()
+    print(write(given.folder, given.size))

@@ -1,0 +1,72 @@
+"""Text tower: distinct texts in groups of about one length, over padding every text to 64 tokens.
+
+    python -m benchmarks.text [--texts 1024] [--batch 32 128 1024] [--size full] [--rounds 3]
+
+Texts have COYO's lengths and its share of repeats; the towers are BERT's in the size asked for, with random weights.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import checkpoints, corpus
+from jobs.config import AlignConfig
+from jobs.models import align
+from jobs.models.weights import pin
+from jobs.storage import Storage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1024)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128, 1024])
+    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="full")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
+    args = parser.parse_args()
+    name = str(checkpoints.write(args.home / args.size, args.size) / "align")
+    weights, folder = pin("align", name, None, Storage())
+    spec = align.describe(AlignConfig(weights=name), weights, folder, "float32")
+    model = align.Embedder(spec, folder, torch.device("cpu"), torch.float32)
+    texts = corpus.texts(args.texts)
+    print(f"{len(texts)} texts, {len(set(texts))} distinct, {args.size} tower, {torch.get_num_threads()} threads")
+    ratios: dict[int, list[float]] = {batch: [] for batch in args.batch}
+    for _ in range(args.rounds):
+        since = time.perf_counter()
+        expected = padded(model, texts)
+        plain = time.perf_counter() - since
+        for batch in args.batch:
+            since = time.perf_counter()
+            found = grouped(model, texts, batch)
+            ratios[batch].append(plain / (time.perf_counter() - since))
+            assert float((expected * found).sum(1).min()) > 0.99999
+    for batch, found_ratios in ratios.items():
+        print(f"batches of {batch:5d}: {statistics.median(found_ratios):.2f} times as fast as padding to 64")
+
+
+@torch.inference_mode()
+def padded(model: Any, texts: list[str]) -> torch.Tensor:
+    tokens = model._tokenizer(texts, padding="max_length", max_length=64, truncation=True, return_tensors="pt")
+    parts = [
+        model._of_texts(tokens["input_ids"][i : i + 64], tokens["attention_mask"][i : i + 64])[0]
+        for i in range(0, len(texts), 64)
+    ]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def grouped(model: Any, texts: list[str], batch: int) -> torch.Tensor:
+    parts = []
+    for start in range(0, len(texts), batch):
+        some = model.prepare(texts[start : start + batch])
+        encoded = [model._texts(group["input_ids"], group["attention_mask"])[0] for group in some.groups]
+        parts.append(torch.cat(encoded)[some.chosen])
+    return torch.cat(parts)
+
+
+if __name__ == "__main__":
+    main()

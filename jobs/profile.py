@@ -1,0 +1,71 @@
+"""Where a run's time went, stage by stage, and what would make the next one faster."""
+
+import math
+from typing import Any
+
+from jobs.errors import Stage
+from jobs.meter import Snapshot, Tally
+from jobs.pipeline import Resources
+
+_ENOUGH = 0.95  # of what the devices take: more input would hardly be noticed
+
+
+def profile(seen: Snapshot, resources: Resources) -> dict[str, Any]:
+    """For each stage: rows, rows/s while it was at work, the share of that time its workers were busy, and `could`,
+    the rows/s they would give without ever waiting. For annotate also the seconds of each phase of a call."""
+    source, decode, annotate, sink = (seen.stages.get(stage.value, Tally()) for stage in _ORDER)
+    feeding = source.busy + decode.busy  # they share the cores
+    stages = {
+        Stage.SOURCE.value: _stage(source, source.busy, resources.decode_cpus, feeding),
+        Stage.DECODE.value: _stage(decode, decode.busy, resources.decode_cpus, feeding),
+        Stage.ANNOTATE.value: _stage(annotate, annotate.phases.get("forward", 0.0), resources.actors),
+        Stage.SINK.value: _stage(sink, sink.busy, 1),
+    }
+    stages[Stage.ANNOTATE.value]["phase_seconds"] = {name: round(spent, 2) for name, spent in annotate.phases.items()}
+    return {"stages": stages, "advice": _advice(stages, resources)}
+
+
+_ORDER = (Stage.SOURCE, Stage.DECODE, Stage.ANNOTATE, Stage.SINK)
+
+
+def _stage(tally: Tally, busy: float, workers: int, shared: float | None = None) -> dict[str, Any]:
+    window = max(tally.last - tally.first, 1e-3)
+    return {
+        "rows": tally.rows,
+        "workers": workers,
+        "rows_per_second": round(tally.rows / window, 1),
+        "busy_seconds": round(busy, 2),
+        "busy": round(min(1.0, busy / (workers * window)), 3),
+        "could": round(tally.rows * workers / max(shared or busy, 1e-3), 1),
+    }
+
+
+def _advice(stages: dict[str, Any], resources: Resources) -> str:
+    decode, annotate = stages[Stage.DECODE.value], stages[Stage.ANNOTATE.value]
+    if not annotate["rows"]:
+        return "nothing was annotated"
+    feed, take = decode["could"], annotate["could"]
+    rates = f"{resources.decode_cpus} cores read and decode {feed:,.0f} rows/s, {_pool(resources)} {take:,.0f}"
+    if resources.device == "cpu":
+        share = annotate["busy_seconds"] / max(annotate["busy_seconds"] + _feeding(stages), 1e-3)
+        return (
+            f"{rates}: {share:.0%} of the work is the models', so {'a GPU' if share > 0.5 else 'more cores'} would help"
+        )
+    if feed < _ENOUGH * take:
+        more = math.ceil(resources.decode_cpus * (take / feed - 1) / resources.actors)
+        reading = stages[Stage.SOURCE.value]["busy_seconds"] > decode["busy_seconds"]
+        why = "; most of that time is reading, so look at the storage first" if reading else ""
+        return f"{rates}: add {more} CPU cores per GPU{why}"
+    if annotate["busy"] < _ENOUGH:
+        return f"{rates}, but the GPUs were busy {annotate['busy']:.0%} of the time: short runs start and end slowly"
+    return f"{rates}: the GPUs set the pace, {annotate['busy']:.0%} busy"
+
+
+def _feeding(stages: dict[str, Any]) -> float:
+    return float(stages[Stage.SOURCE.value]["busy_seconds"] + stages[Stage.DECODE.value]["busy_seconds"])
+
+
+def _pool(resources: Resources) -> str:
+    if resources.device == "cpu":
+        return "the models take"
+    return f"{resources.actors} GPUs take" if resources.actors > 1 else "the GPU takes"
