@@ -74,8 +74,16 @@ def write(folder: Path, rows: int, per_shard: int = 1000, distinct: int = _DISTI
             continue
         count = min(per_shard, rows - first)
         images = [picture((first + i) % distinct) for i in range(count)]
-        columns = {"id": range(first, first + count), "text": texts(count, first), "image": images}
-        pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), path, row_group_size=128)
+        sizes = [Image.open(io.BytesIO(image)).size for image in images]
+        columns = {
+            "id": list(range(first, first + count)),
+            "url": [f"https://example.org/{first + i}.jpg" for i in range(count)],
+            "text": texts(count, first),
+            "width": [width for width, _ in sizes],
+            "height": [height for _, height in sizes],
+            "image": images,
+        }
+        pq.write_table(pa.table(columns), path, row_group_size=128)
     return sum(path.stat().st_size for path in folder.glob("*.parquet"))
 
 

@@ -82,7 +82,7 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
     workers = [context.Process(target=loop, args=(config, ready, i, cores)) for i in range(cores)]
     for worker in workers:
         worker.start()
-    ready.wait()
+    ready.wait(120)
     since = time.perf_counter()
     for worker in workers:
         worker.join()
@@ -99,7 +99,6 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage
 
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
@@ -14,16 +15,16 @@ _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 
 
 @contextmanager
-def session() -> Iterator[Mapping[str, float]]:
-    """What the cluster has, such as {"CPU": 2.0, "GPU": 1.0}. A Ray that was started here is stopped again.
+def session() -> Iterator[Callable[[], Mapping[str, float]]]:
+    """Starts Ray in the background; what is yielded waits for it, and says what the cluster has: {"CPU": 2.0, ...}.
 
-    With RAY_ADDRESS set, as in a submitted job, that cluster is used.
+    With RAY_ADDRESS set, as in a submitted job, that cluster is used. A Ray that was started here is stopped again.
     """
     for name in _NOISY:  # what fails is raised, and reported once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield ray.cluster_resources
         return
     # Its C++ parts print warnings to the terminal that no user of a job can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -36,26 +37,33 @@ def session() -> Iterator[Mapping[str, float]]:
     # On the main thread Ray would take SIGTERM over, and exit without a word. Its processes die with the thread that
     # started them, so that one lives as long. A Ray that is half there when an interrupt comes is first completed.
     with ThreadPoolExecutor(1) as thread:
-        starting = thread.submit(ray.init, **options)
-        try:
-            with _hushed():
-                starting.result()
+        starting = thread.submit(_start, options)
+
+        def cluster() -> Mapping[str, float]:
+            starting.result()
             # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
             ray._private.worker._worker_logs_enabled = False
-            yield ray.cluster_resources()
+            resources: Mapping[str, float] = ray.cluster_resources()
+            return resources
+
+        try:
+            yield cluster
         finally:
             wait([starting])
             ray.shutdown()
 
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """While Ray starts, the process has no stderr: what goes wrong is raised, and the rest announces itself there."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+def _start(options: dict[str, Any]) -> None:
+    """While Ray starts, it has no stderr: what goes wrong is raised, and its C++ parts announce themselves there. What
+    Python prints meanwhile still arrives."""
+    shown, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    before = sys.stderr
+    with os.fdopen(os.dup(2), "w", buffering=1) as sys.stderr:
+        os.dup2(null, 2)
+        try:
+            ray.init(**options)
+        finally:
+            os.dup2(shown, 2)
+            sys.stderr = before
+            os.close(shown)
+            os.close(null)

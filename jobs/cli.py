@@ -5,6 +5,7 @@ damaged · 130 interrupted; the same command goes on where it was.
 """
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,13 @@ from jobs import __version__
 from jobs.errors import ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def entry() -> None:
+    """The command. What was imported is not taken apart at its end: with torch and Ray that takes a second."""
+    code = main()
+    gc.freeze()
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

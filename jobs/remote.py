@@ -1,5 +1,7 @@
 """The run's side of Ray: the meter's actor, how stages reach it, and what a failure really was."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +13,15 @@ from jobs.errors import JobError
 from jobs.meter import Meter, Snapshot
 
 
-def start_meter() -> Any:
-    """The meter as an actor beside the driver, so that it lives as long as the run."""
+@contextmanager
+def metering() -> Iterator[Any]:
+    """The meter as an actor beside the driver, for as long as a run; idle workers hold handles to it for longer."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
+    meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        yield meter
+    finally:
+        ray.kill(meter)
 
 
 def look(meter: Any) -> Snapshot | None:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from jobs.models import Spec
 from jobs.paths import FOLDERS, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, absolute, join, listed_by
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
-from jobs.remote import Ask, Send, cause, start_meter
+from jobs.remote import Ask, Send, cause, metering
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
@@ -42,32 +42,19 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     source = discover(storage, config.source)
     _say(f"source    {source.said}")
     _check_output(storage, config)
-    specs = describe_models(config, storage)
-    pinned = identity.pin(config, source.layout.format, specs)
-    identity.claim(storage, pinned)
-    job = _Job(pinned, storage, source, specs, identity.fingerprint(pinned), part or Part())
     committed = ledger.read(storage, config.output.path)
-    if not ledger.missing(committed.coverage, job.shards) and not committed.overlapping():
+    shards = [shard.name for shard in source.shards if (part or Part()).holds(shard)]
+    if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
+        job = _Job.of(config, storage, source, part)
         _say(f"output    already complete: {config.output.path}")
         return job.finalise(committed, {})
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    lease = Lease(storage, config.output.path, run_id, job.part)
-    lease.acquire()
     try:
-        if storage.exists(join(config.output.path, SUCCESS)):  # shards were added since
-            storage.delete(join(config.output.path, SUCCESS))
-        committed = job.mended()
-        if not ledger.missing(committed.coverage, job.shards):
-            return job.finalise(committed, {})
-        with local.session() as cluster:
-            return job.execute(run_id, lease, committed, cluster)
+        with local.session() as cluster:  # Ray starts while the models are described
+            return _Job.of(config, storage, source, part).run(cluster)
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
         ) from exc
-    finally:
-        with suppress(StorageError):  # it ends by itself, and must not hide what the run ends with
-            lease.release()
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
@@ -100,6 +87,30 @@ class _Job:
     fingerprint: str
     part: Part
 
+    @classmethod
+    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part | None) -> "_Job":
+        """Raises CheckpointError for a model, OutputError for an output that is another job's."""
+        specs = describe_models(config, storage)
+        pinned = identity.pin(config, source.layout.format, specs)
+        identity.claim(storage, pinned)
+        return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part or Part())
+
+    def run(self, cluster: Callable[[], Mapping[str, float]]) -> Summary:
+        """Under the lease: nobody else writes these shards."""
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        lease = Lease(self.storage, self.path, run_id, self.part)
+        lease.acquire()
+        try:
+            if self.storage.exists(join(self.path, SUCCESS)):  # shards were added since
+                self.storage.delete(join(self.path, SUCCESS))
+            committed = self.mended()
+            if not ledger.missing(committed.coverage, self.shards):
+                return self.finalise(committed, {})
+            return self.execute(run_id, lease, committed, cluster())
+        finally:
+            with suppress(StorageError):  # it ends by itself, and must not hide what the run ends with
+                lease.release()
+
     @property
     def path(self) -> str:
         return self.config.output.path
@@ -110,7 +121,7 @@ class _Job:
         return [shard.name for shard in self.source.shards if self.part.holds(shard)]
 
     def mended(self) -> Ledger:
-        """What is committed, each row once. Called under the lease, when nobody else writes these shards."""
+        """What is committed, each row once."""
         now = ledger.read(self.storage, self.path)
         return self._drop(now.overlapping(), now)
 
@@ -140,19 +151,19 @@ class _Job:
 
     def _stream(self, work: Work, resources: Resources, run: str, lease: Lease) -> Watch:
         """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
-        meter = start_meter()
-        report = Reporter(Send(meter), Ask(meter))
-        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-        sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
-        watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
-        try:
-            with watch.watching():
-                pipeline.write(pipeline.build(work.tasks), sink)
-        except (RayError, KeyboardInterrupt) as exc:
-            if isinstance(exc, RayError):
-                watch.stopped = watch.stopped or cause(exc)
-            elif watch.stopped is None:
-                raise
+        with metering() as meter:
+            report = Reporter(Send(meter), Ask(meter))
+            pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
+            sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
+            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
+            try:
+                with watch.watching():
+                    pipeline.write(pipeline.build(work.tasks), sink)
+            except (RayError, KeyboardInterrupt) as exc:
+                if isinstance(exc, RayError):
+                    watch.stopped = watch.stopped or cause(exc)
+                elif watch.stopped is None:
+                    raise
         if watch.stopped:
             watch.publish("stopped")
             raise watch.stopped
