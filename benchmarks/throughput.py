@@ -102,7 +102,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, "cpu", "auto", 1)
+    annotator = Annotator(specs, "cpu", "auto")
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
     by = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()

@@ -21,13 +21,14 @@ _KINDS: dict[str, Callable[..., Model]] = {"vit": Labeller, "align": Embedder}
 
 
 class Annotator:
-    """Every model of the job, loaded once. May be called by several threads: one is on the device, others prepare.
+    """Every model of the job, loaded once. May be called by many threads: `calls` of them are on the device at once,
+    others prepare.
 
     `device` is "cuda" or "cpu", decided where the job was planned: a GPU that is missing here is an error, never a
     silent CPU run. `precision` is a torch dtype's name, or "auto"; `threads` are CPU threads for one model call.
     """
 
-    def __init__(self, specs: Sequence[Spec], device: str, precision: str, threads: int) -> None:
+    def __init__(self, specs: Sequence[Spec], device: str, precision: str, calls: int = 1, threads: int = 1) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise ClusterError("an actor was given a GPU, but CUDA cannot be used there", "is torch a CUDA build?")
         torch.set_num_threads(threads)
@@ -37,7 +38,7 @@ class Annotator:
             _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), self._device, self._dtypes[spec.kind])
             for spec in specs
         ]
-        self._on_device = threading.Lock()
+        self._on_device = threading.Semaphore(calls)
 
     @property
     def ran_on(self) -> str:

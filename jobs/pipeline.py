@@ -32,6 +32,7 @@ from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
 
 _WRITE_CPUS = 0.25  # a write waits for the network, not for a core
+_CPU_CALLS = 4
 _FEWEST = 2  # CPUs
 _RETRIES = 16  # of a task whose process died: each shard of it may kill one
 _RESULT_BYTES = 8 << 10  # one annotated row, generously
@@ -39,22 +40,23 @@ _RESULT_BYTES = 8 << 10  # one annotated row, generously
 
 @dataclass(frozen=True)
 class Resources:
-    """What runs on what, decided once."""
+    """What runs on what, decided once. An actor runs so many `calls` of its models at once, each with so many CPU
+    `threads`, and prepares one more."""
 
     device: str
     actors: int
     actor_cpus: float
+    calls: int
     threads: int
     decode_cpus: int
     batch_size: int
     rows_per_file: int
 
     def __str__(self) -> str:
-        pool = (
-            f"{self.actors} GPU{'s' * (self.actors != 1)}" if self.device == "cuda" else f"{self.threads} CPU threads"
+        count, kind = (
+            (self.actors, "GPU") if self.device == "cuda" else (self.actors * self.calls * self.threads, "CPU")
         )
-        if self.device == "cpu" and self.actors > 1:
-            pool = f"{self.actors} actors of {pool}"
+        pool = f"{count} {kind}{'s' * (count != 1)}"
         cpus = f"{self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
         return f"annotate on {pool}, batches of {self.batch_size}; decode on {cpus}"
 
@@ -71,10 +73,11 @@ def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, f
         raise ClusterError(f"compute.gpus is {wanted}, but Ray sees {gpus}", "compute.gpus: auto takes what is there")
     if compute.device == "cpu" or not gpus:
         device, actors = "cpu", max(1, cpus // 16)
-        share = max(1, cpus // (2 * actors))
-        actor_cpus, threads = (share, min(cpus, 2 * share)) if cpus > 2 else (0.5, max(1, cpus))
+        # Threads of one call wait for each other, and for the decoders beside them: several calls of few are faster.
+        calls = max(1, min(_CPU_CALLS, cpus // actors))
+        actor_cpus, threads = cpus / (2 * actors), max(1, cpus // (actors * calls))
     else:
-        device, actors, actor_cpus, threads = "cuda", wanted, 0.5, 2
+        device, actors, actor_cpus, calls, threads = "cuda", wanted, 0.5, 1, 2
     if cpus < _FEWEST:
         raise ClusterError(
             f"Ray sees {cpus} CPU; a job needs {_FEWEST}: one to decode, and some for the rest",
@@ -85,6 +88,7 @@ def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, f
     return Resources(
         device=device,
         actors=actors,
+        calls=calls,
         actor_cpus=actor_cpus,
         threads=threads,
         decode_cpus=free if compute.decode_cpus == "auto" else min(compute.decode_cpus, free),
@@ -124,7 +128,8 @@ class Pipeline:
             .map_batches(
                 AnnotateActor, fn_constructor_args=(self.specs, self.config.compute.precision, r, self.report),
                 batch_size=r.batch_size, batch_format="pyarrow", zero_copy_batch=True,
-                num_cpus=r.actor_cpus, compute=ActorPoolStrategy(size=r.actors), **pool,
+                num_cpus=r.actor_cpus, max_concurrency=r.calls + 1,
+                compute=ActorPoolStrategy(size=r.actors, enable_true_multi_threading=True), **pool,
             )
         )  # fmt: skip
 
@@ -189,7 +194,7 @@ class AnnotateActor:
     def __init__(self, specs: tuple[Spec, ...], precision: str, resources: Resources, report: Reporter) -> None:
         from jobs.annotate import Annotator
 
-        self._annotator = Annotator(specs, resources.device, precision, resources.threads)
+        self._annotator = Annotator(specs, resources.device, precision, resources.calls, resources.threads)
         self._report = report
         report.send("ready", self._annotator.ran_on)
 

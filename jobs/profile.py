@@ -18,7 +18,7 @@ def profile(seen: Snapshot, resources: Resources) -> dict[str, Any]:
     stages = {
         Stage.SOURCE.value: _stage(source, source.busy, resources.decode_cpus, feeding),
         Stage.DECODE.value: _stage(decode, decode.busy, resources.decode_cpus, feeding),
-        Stage.ANNOTATE.value: _stage(annotate, annotate.phases.get("forward", 0.0), resources.actors),
+        Stage.ANNOTATE.value: _stage(annotate, annotate.phases.get("forward", 0.0), resources.actors * resources.calls),
         Stage.SINK.value: _stage(sink, sink.busy, 1),
     }
     stages[Stage.ANNOTATE.value]["phase_seconds"] = {name: round(spent, 2) for name, spent in annotate.phases.items()}

@@ -21,7 +21,7 @@ TEXTS = ["a red circle", "a blue star above a green ring", None, " ", "a red cir
 
 
 def annotator(*specs: Spec, precision: str = "auto") -> Annotator:
-    return Annotator(specs, "cpu", precision, 1)
+    return Annotator(specs, "cpu", precision)
 
 
 def decoded(specs: list[Spec], rows: list[dict[str, Any]]) -> pa.Table:
@@ -190,4 +190,4 @@ def test_half_precision_gives_nearly_the_same() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA works")
 def test_a_gpu_that_is_missing_is_an_error_and_no_silent_cpu_run() -> None:
     with pytest.raises(ClusterError, match="CUDA"):
-        Annotator([spec("vit")], "cuda", "auto", 1)
+        Annotator([spec("vit")], "cuda", "auto")

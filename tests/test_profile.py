@@ -8,8 +8,8 @@ from jobs.meter import Meter
 from jobs.pipeline import Resources
 from jobs.profile import profile
 
-GPU = Resources("cuda", 2, 0.5, 2, 12, 128, 8192)
-CPU = Resources("cpu", 1, 0.5, 2, 2, 32, 1024)
+GPU = Resources("cuda", 2, 0.5, 1, 2, 12, 128, 8192)
+CPU = Resources("cpu", 1, 0.5, 2, 1, 2, 32, 1024)
 
 
 def seen(rows: int, reading: float, decoding: float, forward: float, seconds: float) -> Meter:
