@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from benchmarks import checkpoints, corpus
 from jobs.config import JobConfig
@@ -54,13 +55,12 @@ def main() -> None:
         print(f"{name:8s} {ratio:5.2f} of the bare loop")
 
 
-def job(source: Path, output: Path, weights: Path) -> JobConfig:
-    import yaml
-
-    text = recipe(str(source), str(output))
-    for kind, hub in (("vit", "kakaobrain/vit-large-patch16-384"), ("align", "kakaobrain/align-base")):
-        text = text.replace(f"weights: {hub}", f"weights: {weights / kind}")
-    return JobConfig.of(yaml.safe_load(text))
+def job(source: Path, output: Path, weights: Path | None) -> JobConfig:
+    """With the checkpoints below a folder, or the embedded ones."""
+    tree = yaml.safe_load(recipe(str(source), str(output)))
+    for kind in ("vit", "align"):
+        tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
+    return JobConfig.of(tree)
 
 
 def ours(source: Path, output: Path, weights: Path, options: list[str]) -> dict[str, float]:

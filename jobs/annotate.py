@@ -72,7 +72,7 @@ class Annotator:
     def _results(self, working: pa.Table, laps: Laps) -> list[Results]:
         texts = working.column(schema.TEXT).to_pylist()
         names = dict.fromkeys(spec.canvas.name for spec in self._specs)
-        pixels = {name: self._moved(_pixels(working, name)) for name in names}
+        pixels = {name: self._moved(pixels_of(working, name)) for name in names}
         prepared = [model.prepare(texts) for model in self._models]
         laps.lap("prepare")
         with self._on_device:
@@ -109,7 +109,7 @@ def _dtype(kind: str, device: str, precision: str) -> torch.dtype:
     return torch.bfloat16 if kind == "vit" and torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
-def _pixels(table: pa.Table, canvas: str) -> torch.Tensor:
+def pixels_of(table: pa.Table, canvas: str) -> torch.Tensor:
     """uint8 [n, height, width, 3], without a copy when the column is in one piece."""
     column = table.column(canvas).combine_chunks()
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column

@@ -1,0 +1,52 @@
+"""The whole command on one shard of 100 rows, over `ray.init()` and loading the same checkpoints in one process.
+
+python -m benchmarks.cold_start [--rounds 3]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.throughput import job
+from jobs.demo import corpus
+
+_LEAST = """
+import ray
+ray.init("local", include_dashboard=False, log_to_driver=False)
+from jobs.demo import WEIGHTS
+from jobs.models import loading
+loading.model(loading.transformers().AutoModelForImageClassification, str(WEIGHTS / "vit"), "demo")
+loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+ray.shutdown()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        corpus.write_parquet(home / "in", 1, 100)
+        for turn in range(args.rounds):
+            least = seconds([sys.executable, "-c", _LEAST])
+            (home / "job.yaml").write_text(job(home / "in", home / f"out{turn}", None).to_yaml())
+            ours = seconds([sys.executable, "-m", "jobs", "run", str(home / "job.yaml")])
+            ratios.append(ours / least)
+            print(f"the command {ours:5.1f} s, Ray and the checkpoints alone {least:5.1f} s", flush=True)
+    print(f"{statistics.median(ratios):.2f} times")
+
+
+def seconds(command: list[str]) -> float:
+    since = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - since
+
+
+if __name__ == "__main__":
+    main()
