@@ -126,7 +126,7 @@ class _Job:
         return self._drop(now.overlapping(), now)
 
     def execute(self, run: str, lease: Lease, committed: Ledger, cluster: Mapping[str, float]) -> Summary:
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.process_time()
         resources = decide(self.config.compute, self.config.output, cluster)
         cores = int(cluster.get("CPU", 1))
         work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
@@ -141,6 +141,7 @@ class _Job:
             run=run,
             rows=sum(obj.count for obj in now.objects if obj.run == run),
             seconds=time.monotonic() - began,
+            driver_seconds=time.process_time() - cpu,
             seen=watch.seen,
             resources=resources,
             cluster=cluster,

@@ -66,7 +66,14 @@ def summarise(
 
 
 def describe_run(
-    *, run: str, rows: int, seconds: float, seen: Snapshot, resources: Resources, cluster: Mapping[str, float]
+    *,
+    run: str,
+    rows: int,
+    seconds: float,
+    driver_seconds: float,
+    seen: Snapshot,
+    resources: Resources,
+    cluster: Mapping[str, float],
 ) -> dict[str, Any]:
     """What one run did, on what, and where its time went."""
     return {
@@ -74,6 +81,7 @@ def describe_run(
         "rows": rows,
         "seconds": round(seconds, 2),
         "rows_per_second": round(rows / max(seconds, 1e-3), 2),
+        "driver_cpu_seconds": round(driver_seconds, 2),
         **profile(seen, resources),
         "resources": asdict(resources),
         "ran_on": dict(seen.ran_on),
