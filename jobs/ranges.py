@@ -2,7 +2,10 @@
 
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, cast
 
 from fsspec.asyn import AsyncFileSystem, sync
@@ -45,6 +48,34 @@ class Ranges(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+class Ahead(io.RawIOBase):
+    """The same from the first byte to the last, in requests of `chunk` bytes; `depth` of them are under way while the
+    one before is used, so that a reader does not wait for each round trip.
+    """
+
+    def __init__(self, size: int, read_range: Callable[[int, int], bytes], chunk: int, depth: int = 2) -> None:
+        spans = ((start, min(start + chunk, size)) for start in range(0, size, chunk))
+        self._pool = ThreadPoolExecutor(depth)
+        self._waiting = deque(self._pool.submit(read_range, *span) for span in islice(spans, depth))
+        self._more = (self._pool.submit(read_range, *span) for span in spans)
+        self._here = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._here and self._waiting:
+            self._here = memoryview(self._waiting.popleft().result())
+            self._waiting.extend(islice(self._more, 1))
+        count = min(len(buffer), len(self._here))
+        buffer[:count], self._here = self._here[:count], self._here[count:]
+        return count
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
 
 
 def tag(info: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.paths import GLOB, absolute, expand_braces, is_local
 from jobs.patience import code, patiently
-from jobs.ranges import Changed, Ranges, exactly, tag
+from jobs.ranges import Ahead, Changed, Ranges, exactly, tag
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -69,7 +69,7 @@ class Storage:
 
     def stream(self, entry: Entry) -> io.BufferedReader:
         """From the first byte to the last, in requests of CHUNK bytes: a lost connection costs one, never the place."""
-        return io.BufferedReader(self.open(entry), buffer_size=CHUNK)
+        return io.BufferedReader(Ahead(entry.size, lambda start, end: self.read_range(entry, start, end), CHUNK))
 
     def read(self, path: str) -> bytes:
         """A whole object's bytes."""

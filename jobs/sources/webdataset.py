@@ -117,9 +117,11 @@ class _Header(tarfile.TarInfo):
 def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
     """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
     try:
-        stream = storage.stream(entry)
         # By default a name that is not UTF-8 comes with surrogates, which neither Arrow nor a terminal takes.
-        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="replace") as tar:
+        with (
+            storage.stream(entry) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="replace") as tar,
+        ):
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                 if not member.isfile():
