@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types quick clean
+.PHONY: demo test bench lint types quick clean
 
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
 
 test: lint types
 	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
 
 quick: $(READY)
 	$(BIN)/pytest -m "not slow" -x

@@ -24,6 +24,7 @@ from jobs.decode import decode
 from jobs.models import loading
 from jobs.render import render
 
+REFERENCE = "transformers' processors"
 VIT, ALIGN = Canvas(squash=(384, 384)), Canvas(squash=(346, 346), crop=(289, 289))
 
 
@@ -36,8 +37,18 @@ def main() -> None:
     images = [path.read_bytes() for path in sorted(args.photos.rglob("*.jpg"))] if args.photos else []
     images = images[: args.images] or [corpus.picture(i) for i in range(args.images)]
     print(f"{len(images)} JPEG, {np.mean([len(data) for data in images]) / 1000:.0f} kB each on average\n")
+    rates = measured(images, args.rounds)
+    print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
+    for name, found in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(found, rates[REFERENCE], strict=True)]
+        print(f"{name:26s} {statistics.median(found):9.1f}  {statistics.median(ratios):20.2f}")
+    fidelity(images)
+
+
+def measured(images: list[bytes], rounds: int) -> dict[str, list[float]]:
+    """Images per second of CPU time, for each way and round."""
     ways: dict[str, Callable[[bytes], Any]] = {
-        "transformers' processors": processors(),
+        REFERENCE: processors(),
         "Pillow decode alone": lambda data: Image.open(io.BytesIO(data)).convert("RGB").load(),
         "fast decode alone": lambda data: decode(data, DecodeConfig(), lambda *_: 1),
         "canvas: exact": partial(render, config=DecodeConfig(), canvases=[VIT, ALIGN]),
@@ -46,17 +57,13 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():  # imports, and the caches of the processor
         way(images[0])
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for name, way in ways.items():
             since = time.process_time()
             for data in images:
                 way(data)
             rates[name].append(len(images) / (time.process_time() - since))
-    print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
-    for name, found in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(found, rates["transformers' processors"], strict=True)]
-        print(f"{name:26s} {statistics.median(found):9.1f}  {statistics.median(ratios):20.2f}")
-    fidelity(images)
+    return rates
 
 
 def processors() -> Callable[[bytes], Any]:

@@ -11,12 +11,12 @@ Both write Parquet with labels and embeddings; neither has rejects, a ledger, or
 
 import argparse
 import io
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +45,32 @@ def main() -> None:
     if args.only:
         PEERS[args.only](source, args.home / f"out-{args.only}-{os.getpid()}", weights)
         return
-    corpus.write(source, args.rows, args.per_shard)
-    checkpoints.write(weights, args.size)
     found: dict[str, list[float]] = {}
-    for turn in range(args.rounds):
-        recipe = args.home / f"peers-{os.getpid()}-{turn}.yaml"
-        recipe.write_text(job(source, recipe.with_suffix(""), weights).to_yaml())
-        commands = {name: ["benchmarks.peers", "--only", name, *sys.argv[1:]] for name in PEERS}
-        commands["coyo-jobs"] = ["jobs", "run", str(recipe)]
-        for name, command in commands.items():
-            since = time.perf_counter()
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            subprocess.run([sys.executable, "-m", *command], check=True, **quiet)  # type: ignore[call-overload]
-            found.setdefault(name, []).append(time.perf_counter() - since)
-            print(json.dumps({name: round(found[name][-1], 1)}), flush=True)
+    for _ in range(args.rounds):
+        for name, seconds in commands(args.home, args.rows, args.per_shard, args.size):
+            found.setdefault(name, []).append(seconds)
+            print(f"{name:10s} {seconds:7.1f} s", flush=True)
     print(f"{args.rows:,} rows, {os.cpu_count()} cores, {args.size} models; whole commands")
-    for name, seconds in found.items():
-        ratios = [theirs / ours for theirs, ours in zip(seconds, found["coyo-jobs"], strict=True)]
-        rate = args.rows / statistics.median(seconds)
+    for name, times in found.items():
+        ratios = [theirs / ours for theirs, ours in zip(times, found["coyo-jobs"], strict=True)]
+        rate = args.rows / statistics.median(times)
         print(f"{name:10s} {rate:7.1f} rows/s   coyo-jobs is {statistics.median(ratios):.2f} times as fast")
+
+
+def commands(home: Path, rows: int, per_shard: int, size: str) -> Iterator[tuple[str, float]]:
+    """Runs each, and says how many seconds it took."""
+    source, weights = home / f"corpus-{rows}x{per_shard}", checkpoints.write(home / size, size)
+    corpus.write(source, rows, per_shard)
+    recipe = home / f"peers-{time.time_ns()}.yaml"
+    recipe.write_text(job(source, recipe.with_suffix(""), weights).to_yaml())
+    same = ["--home", str(home), "--rows", str(rows), "--per-shard", str(per_shard), "--size", size]
+    them = {name: ["benchmarks.peers", "--only", name, *same] for name in PEERS}
+    for name, command in (them | {"coyo-jobs": ["jobs", "run", str(recipe)]}).items():
+        since = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        yield name, time.perf_counter() - since
 
 
 def pipeline(source: Path, output: Path, weights: Path) -> None:
