@@ -1,6 +1,7 @@
 """The annotate stage: one row out for every row in, every model's columns, and NaN is a reject with a culprit."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from jobs import schema
 from jobs.annotate import Annotator
 from jobs.errors import ClusterError, Reason, Stage
+from jobs.meter import Laps
 from jobs.models import Spec
 from jobs.models.fitting import Fitting
 from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
@@ -191,3 +193,22 @@ def test_half_precision_gives_nearly_the_same() -> None:
 def test_a_gpu_that_is_missing_is_an_error_and_no_silent_cpu_run() -> None:
     with pytest.raises(ClusterError, match="CUDA"):
         Annotator([spec("vit")], "cuda", "auto")
+
+
+def test_calls_from_several_threads_give_what_each_alone_gives() -> None:
+    """Two calls of one actor are under way at once: one on the device, one that prepares."""
+    specs = both()
+    model = Annotator(specs, "cpu", "auto", calls=2)
+    table = decoded(specs, [{schema.TEXT: f"{text} {i}"} for i in range(4) for text in TEXTS])
+    slices = [table.slice(i, 3 + i % 5) for i in range(24)]
+    alone = [by_row(model(part)) for part in slices]
+    with ThreadPoolExecutor(4) as pool:
+        together = [by_row(done) for done in pool.map(model, slices)]
+    assert together == alone
+
+
+def test_a_call_says_how_long_each_phase_took() -> None:
+    specs, laps = both(), Laps()
+    annotator(*specs)(decoded(specs, [{schema.TEXT: "a ring"}]), laps)
+    assert list(laps.seconds) == ["prepare", "queue", "forward", "output"]
+    assert laps.seconds["forward"] > 0

@@ -1,5 +1,6 @@
 """ALIGN embeddings of images and texts, L2-normalised, and their cosine."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -65,6 +66,7 @@ class Embedder(Model):
         self._device = device
         self._fields = spec.fields
         self._tokenizer = _tokenizer(folder, spec.weights.name) if spec.options["text"] else None
+        self._tokenising = threading.Lock()
         self._max_tokens = min(MAX_TOKENS, model.config.text_config.max_position_embeddings)
         self._images, self._texts = Fitting(self._of_images), Fitting(self._of_texts)
 
@@ -78,7 +80,7 @@ class Embedder(Model):
             if text and not none:
                 place.setdefault(text, len(place))
         chosen = [place[text] for text, none in zip(texts, absent, strict=True) if text and not none]
-        ids = self._tokenizer(list(place), truncation=True, max_length=self._max_tokens)["input_ids"] if place else []
+        ids = self._tokenised(list(place)) if place else []
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         groups = [
             self._tokenizer.pad({"input_ids": [ids[i] for i in order[part]]}, return_tensors="pt")
@@ -87,6 +89,13 @@ class Embedder(Model):
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return Texts(absent, groups, torch.from_numpy(back[chosen]))
+
+    def _tokenised(self, texts: list[str]) -> list[list[int]]:
+        """One thread at a time: the tokenizer keeps its truncation as state, and refuses to change it while in use."""
+        assert self._tokenizer is not None
+        with self._tokenising:
+            ids: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=self._max_tokens)["input_ids"]
+        return ids
 
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor, prepared: "Texts | None") -> tuple[Any, ...]:
