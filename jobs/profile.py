@@ -45,7 +45,9 @@ def _advice(stages: dict[str, Any], resources: Resources) -> str:
     if not annotate["rows"]:
         return "nothing was annotated"
     feed, take = decode["could"], annotate["could"]
-    rates = f"{resources.decode_cpus} cores read and decode {feed:,.0f} rows/s, {_pool(resources)} {take:,.0f}"
+    cores = resources.decode_cpus
+    read = f"{cores} cores read and decode" if cores > 1 else "1 core reads and decodes"
+    rates = f"{read} {feed:,.0f} rows/s, {_pool(resources)} {take:,.0f}"
     if resources.device == "cpu":
         share = annotate["busy_seconds"] / max(annotate["busy_seconds"] + _feeding(stages), 1e-3)
         return (

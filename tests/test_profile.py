@@ -52,6 +52,13 @@ def test_without_a_gpu_the_bigger_share_is_named(decoding: float, forward: float
     assert helps in profile(seen(1000, 0.0, decoding, forward, 100.0).snapshot(), CPU)["advice"]
 
 
+def test_one_core_is_one_core() -> None:
+    one = replace(CPU, decode_cpus=1)
+    told = profile(seen(1000, 0.0, 10.0, 90.0, 100.0).snapshot(), one)
+    rates = "1 core reads and decodes 100 rows/s, the models take 22"
+    assert told["advice"] == f"{rates}: 90% of the work is the models', so a GPU would help"
+
+
 def test_a_run_in_which_nothing_happened_has_a_profile() -> None:
     assert profile(Meter().snapshot(), CPU)["advice"] == "nothing was annotated"
 
