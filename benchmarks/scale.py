@@ -10,7 +10,6 @@ driver's share is its CPU time for each block, which bounds what it can feed on 
 import argparse
 import threading
 import time
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -48,8 +47,7 @@ def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float
     """Blocks each second, and the driver's CPU seconds for each."""
     blocks = max(20, round(actors * seconds / batch_seconds))
     dataset = (
-        ray.data.range(blocks * ROWS, override_num_blocks=max(4, blocks // 50))
-        .map_batches(_block, batch_size=ROWS, batch_format="pyarrow", zero_copy_batch=True)
+        ray.data.range(blocks * ROWS, override_num_blocks=blocks)
         .map_batches(
             Sleeper, fn_constructor_args=(batch_seconds,), batch_size=ROWS, batch_format="pyarrow", num_cpus=0.5,
             max_concurrency=2, compute=ActorPoolStrategy(size=actors, enable_true_multi_threading=True),
@@ -57,17 +55,13 @@ def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float
     )  # fmt: skip
     began: float | None = None
     cpu = passed = 0.0
-    for _ in dataset.iter_internal_ref_bundles():
+    for bundle in dataset.iter_internal_ref_bundles():
         if began is None:  # the actors are there
             began, cpu = time.perf_counter(), time.process_time()
             continue
-        passed += 1
+        passed += (bundle.num_rows() or 0) / ROWS
     spent = time.perf_counter() - (began or 0.0)
     return passed / spent, (time.process_time() - cpu) / max(passed, 1)
-
-
-def _block(batch: pa.Table) -> Any:
-    return batch
 
 
 if __name__ == "__main__":

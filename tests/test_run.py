@@ -47,8 +47,8 @@ class Finished:
 
 
 def small_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
-    """Small batches and files, so that there are many objects."""
-    tree = demo_job(source, output, compute={"batch_size": 8}, **sections).model_dump()
+    """Small batches and files, so that there are many objects. A decoder that paints exactly starts without torch."""
+    tree = demo_job(source, output, compute={"batch_size": 8, "canvas": "exact"}, **sections).model_dump()
     tree["output"]["rows_per_file"] = 8
     return JobConfig.of(tree)
 

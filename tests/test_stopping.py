@@ -102,7 +102,7 @@ def test_a_signal_ends_a_run_in_order(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0, 2.5, 5])
+@pytest.mark.parametrize("after", [0, 4])
 def test_a_signal_while_ray_starts_ends_a_run_in_order(tmp_path: Path, config: JobConfig, after: float) -> None:
     """A cluster that preempts a job in its first minute would see a crash."""
     with started(tmp_path, "-m", "jobs", "run", str(tmp_path / "job.yaml")) as process:
