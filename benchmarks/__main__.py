@@ -40,9 +40,9 @@ def decoding() -> list[tuple[str, float]]:
 
 
 def whole(home: Path, rows: int) -> list[tuple[str, float]]:
-    seconds = dict(peers.commands(home, rows, 250, "small"))
+    seconds = dict(peers.commands(home, rows, rows // 4, "small"))
     ours = seconds.pop("coyo-jobs")
-    source, weights = home / f"corpus-{rows}x250", checkpoints.write(home / "small", "small")
+    source, weights = home / f"corpus-{rows}x{rows // 4}", checkpoints.write(home / "small", "small")
     config = throughput.job(source, home / "out", weights)
     bare = throughput.bare(config, rows, os.cpu_count() or 1)
     steady = throughput.ours(source, home / f"bench-{os.getpid()}", weights, [])["steady"]
