@@ -8,19 +8,18 @@ Each line is this job over a reference measured in the same minutes on the same 
 import argparse
 import os
 import statistics
-import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks import checkpoints, corpus, decode, peers, throughput
+from benchmarks import HOME, checkpoints, corpus, decode, peers, throughput
 
 _WIDTH, _LINE, _LEFT, _UNIT = 900, 30, 380, 80  # pixels; _UNIT is a ratio of 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(tempfile.gettempdir()) / "coyo-bench")
+    parser.add_argument("--home", type=Path, default=HOME)
     parser.add_argument("--rows", type=int, default=1000)
     args = parser.parse_args()
     ratios = [*decoding(), *whole(args.home, args.rows)]
@@ -31,7 +30,7 @@ def main() -> None:
 
 
 def decoding() -> list[tuple[str, float]]:
-    rates = decode.measured([corpus.picture(i) for i in range(64)], rounds=3)
+    rates = decode.measured(corpus.pictures(64), rounds=3)
     reference = rates[decode.REFERENCE]
     return [
         (f"{name} canvases from JPEG over transformers' processors", ratio(rates[f"canvas: {name}"], reference))

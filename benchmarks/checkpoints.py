@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AlignConfig,
-    AlignModel,
-    BertTokenizerFast,
-    EfficientNetImageProcessorPil,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-)
+import transformers
 
 from benchmarks.corpus import WORDS
+from jobs.config import AlignConfig, VitConfig
+from jobs.models import Spec, align, vit
+from jobs.models.weights import pin
+from jobs.storage import Storage
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -43,29 +39,51 @@ def write(folder: Path, size: str) -> Path:
 
 
 def _vit(folder: Path, size: dict[str, Any]) -> None:
-    config = ViTConfig(image_size=384, patch_size=size["patch"], num_labels=1000, **size["vit"])
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
+    config = transformers.ViTConfig(image_size=384, patch_size=size["patch"], num_labels=1000, **size["vit"])
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    vit_processor().save_pretrained(folder)
 
 
 def _align(folder: Path, size: dict[str, Any]) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     text = {"vocab_size": 30522, "max_position_embeddings": 512, **size["text"]}
     width = round(640 * size["vision"]["width_coefficient"] / 2.0 / 8) * 8
     vision = {"image_size": 289, "hidden_dim": width * 4, **size["vision"]}
-    model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=_dim(vision)))
+    model = transformers.AlignModel(
+        transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=_dim(vision))
+    )
     for module in model.vision_model.modules():  # as they are, the signal dies out on its way up
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     _calibrate(model)
     model.save_pretrained(folder)
-    EfficientNetImageProcessorPil(
+    align_processor().save_pretrained(folder)
+
+
+def vit_processor() -> transformers.ViTImageProcessorPil:
+    """As kakaobrain/vit-large-patch16-384 has it."""
+    return transformers.ViTImageProcessorPil(size={"height": 384, "width": 384})
+
+
+def align_processor() -> transformers.EfficientNetImageProcessorPil:
+    """As kakaobrain/align-base has it."""
+    return transformers.EfficientNetImageProcessorPil(
         size={"height": 346, "width": 346}, crop_size={"height": 289, "width": 289}, do_center_crop=True, resample=2,
         rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
-    ).save_pretrained(folder)  # fmt: skip
+    )  # fmt: skip
+
+
+def specs(weights: Path | None, dtype: str = "float32") -> tuple[Spec, Spec]:
+    """`vit` and `align` below a folder, or the embedded ones, as a job's plan describes them."""
+    names = {kind: str(weights / kind) if weights else "demo" for kind in ("vit", "align")}
+    found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
+    return (
+        vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
+        align.describe(AlignConfig(weights=names["align"]), *found["align"], dtype),
+    )
 
 
 def _dim(vision: dict[str, Any]) -> int:

@@ -51,6 +51,12 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def pictures(count: int, photos: Path | None = None) -> list[bytes]:
+    """The first JPEG files below a folder, or as many drawn."""
+    found = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))[:count]] if photos else []
+    return found or [picture(i) for i in range(count)]
+
+
 def text(r: random.Random) -> str:
     count = max(1, min(200, round(r.lognormvariate(2.3, 0.65))))
     return " ".join(r.choices(WORDS, k=count))
@@ -65,7 +71,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return said
 
 
-def write(folder: Path, rows: int, per_shard: int = 1000, distinct: int = _DISTINCT) -> int:
+def write(folder: Path, rows: int, per_shard: int = 1000) -> int:
     """`part-NNNNN.parquet` with id, text and image; the bytes in all. Shards that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, rows, per_shard):
@@ -73,7 +79,7 @@ def write(folder: Path, rows: int, per_shard: int = 1000, distinct: int = _DISTI
         if path.exists():
             continue
         count = min(per_shard, rows - first)
-        images = [picture((first + i) % distinct) for i in range(count)]
+        images = [picture((first + i) % _DISTINCT) for i in range(count)]
         sizes = [Image.open(io.BytesIO(image)).size for image in images]
         columns = {
             "id": list(range(first, first + count)),

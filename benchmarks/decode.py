@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import corpus
+from benchmarks import checkpoints, corpus
 from jobs.canvas import Canvas
 from jobs.config import DecodeConfig
 from jobs.decode import decode
-from jobs.models import loading
 from jobs.render import render
 
 REFERENCE = "transformers' processors"
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    images = [path.read_bytes() for path in sorted(args.photos.rglob("*.jpg"))] if args.photos else []
-    images = images[: args.images] or [corpus.picture(i) for i in range(args.images)]
+    images = corpus.pictures(args.images, args.photos)
     print(f"{len(images)} JPEG, {np.mean([len(data) for data in images]) / 1000:.0f} kB each on average\n")
     rates = measured(images, args.rounds)
     print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
@@ -68,12 +66,7 @@ def measured(images: list[bytes], rounds: int) -> dict[str, list[float]]:
 
 def processors() -> Callable[[bytes], Any]:
     """ViT's and ALIGN's own, configured as kakaobrain's checkpoints are."""
-    library = loading.transformers()
-    vit = library.ViTImageProcessorPil(size={"height": 384, "width": 384})
-    align = library.EfficientNetImageProcessorPil(
-        size={"height": 346, "width": 346}, crop_size={"height": 289, "width": 289}, do_center_crop=True, resample=2,
-        rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
-    )  # fmt: skip
+    vit, align = checkpoints.vit_processor(), checkpoints.align_processor()
 
     def both(data: bytes) -> Any:
         image = Image.open(io.BytesIO(data)).convert("RGB")

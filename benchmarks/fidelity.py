@@ -15,14 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from benchmarks import corpus
+from benchmarks import checkpoints, corpus
 from jobs import schema
 from jobs.annotate import Annotator
-from jobs.config import AlignConfig, DecodeConfig, VitConfig
-from jobs.models import Spec, align, vit
-from jobs.models.weights import pin
+from jobs.config import DecodeConfig
+from jobs.models import Spec
 from jobs.render import paint_rows, render
-from jobs.storage import Storage
 
 BATCH = 8
 
@@ -33,9 +31,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--weights", type=Path)
     args = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(args.photos.rglob("*.jpg"))] if args.photos else []
-    images = photos[: args.images] or [corpus.picture(i) for i in range(args.images)]
-    specs = describe(args.weights)
+    images = corpus.pictures(args.images, args.photos)
+    specs = checkpoints.specs(args.weights)
     annotator = Annotator(specs, "cpu", "float32", threads=torch.get_num_threads())
     exact, fast = (annotated(annotator, specs, images, fast=fast) for fast in (False, True))
     a, b = (np.array(found[schema.IMAGE_EMBEDDING], np.float64) for found in (exact, fast))
@@ -45,15 +42,6 @@ def main() -> None:
     print(f"{len(far)} images, canvases " + ", ".join(f"{spec.kind} {spec.canvas.size[0]}" for spec in specs))
     print(f"1 - cosine of image embeddings: mean {far.mean():.1e}, max {far.max():.1e}")
     print(f"top 1 kept {first:.1%}, top 5 shared {five:.1%}")
-
-
-def describe(weights: Path | None) -> tuple[Spec, ...]:
-    names = {kind: str(weights / kind) if weights else "demo" for kind in ("vit", "align")}
-    found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
-    return (
-        vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
-        align.describe(AlignConfig(weights=names["align"]), *found["align"], "float32"),
-    )
 
 
 def annotated(

@@ -21,13 +21,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks import checkpoints, corpus
+from benchmarks import HOME, checkpoints, corpus
 from jobs import schema
 from jobs.annotate import Annotator, pixels_of
-from jobs.config import AlignConfig, VitConfig
-from jobs.models import Spec, align, vit
-from jobs.models.weights import pin
-from jobs.storage import Storage
+from jobs.models import Spec
 
 RAW = schema.raw(pa.int64(), [])
 
@@ -38,10 +35,10 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="full")
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
+    parser.add_argument("--home", type=Path, default=HOME)
     parser.add_argument("--no-compile", action="store_true", help="compiling takes minutes")
     args = parser.parse_args()
-    specs = describe(checkpoints.write(args.home / args.size, args.size))
+    specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size), "float16")
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}; torch {torch.__version__}; {args.size} models with random weights\n")
     for batch in args.batch:
@@ -49,15 +46,6 @@ def main() -> None:
     fidelity(specs, args.device)
     if args.device == "cuda":
         memory(specs)
-
-
-def describe(weights: Path) -> tuple[Spec, ...]:
-    names = {kind: str(weights / kind) for kind in ("vit", "align")}
-    found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
-    return (
-        vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
-        align.describe(AlignConfig(weights=names["align"]), *found["align"], "float16"),
-    )
 
 
 def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import ceph
+from benchmarks import ceph, throughput
+from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.recipe import recipe
 from jobs.storage import Storage
 from jobs.verify import show, verify
 
@@ -54,10 +54,9 @@ def soak(args: argparse.Namespace) -> None:
         if args.ceph:
             source = upload(Path(source), "s3://soak/corpus")
         job = Path(folder) / "job.yaml"
-        text = recipe(source, args.out).replace("kakaobrain/vit-large-patch16-384", "demo")
-        job.write_text(
-            text.replace("kakaobrain/align-base", "demo").replace("rows_per_file: auto", "rows_per_file: 50")
-        )
+        tree = throughput.job(source, args.out, None).model_dump()
+        tree["output"]["rows_per_file"] = 50
+        job.write_text(JobConfig.of(tree).to_yaml())
         kills: list[str] = []
         while len(kills) < args.kills:
             what = r.choice(["driver", "driver", *PARTS])

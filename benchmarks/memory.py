@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import checkpoints, corpus
+from benchmarks import HOME, checkpoints, corpus
 from benchmarks.throughput import job
 
 _EVERY = 1.0  # seconds
@@ -23,7 +23,7 @@ _EVERY = 1.0  # seconds
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
+    parser.add_argument("--home", type=Path, default=HOME)
     parser.add_argument("--size", choices=["demo", *sorted(checkpoints.SIZES)], default="demo")
     args = parser.parse_args()
     weights = None if args.size == "demo" else checkpoints.write(args.home / args.size, args.size)

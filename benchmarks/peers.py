@@ -26,18 +26,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks import checkpoints, corpus
-from benchmarks.throughput import job
+from benchmarks.throughput import arguments, job
 
 BATCH = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--per-shard", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
-    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="small")
+    parser = arguments(__doc__, rows=2000)
     parser.add_argument("--only", choices=sorted(PEERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     source = args.home / f"corpus-{args.rows}x{args.per_shard}"

@@ -13,11 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import checkpoints, corpus
-from jobs.config import AlignConfig
+from benchmarks import HOME, checkpoints, corpus
 from jobs.models import align
-from jobs.models.weights import pin
-from jobs.storage import Storage
 
 
 def main() -> None:
@@ -26,12 +23,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128, 1024])
     parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="full")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
+    parser.add_argument("--home", type=Path, default=HOME)
     args = parser.parse_args()
-    name = str(checkpoints.write(args.home / args.size, args.size) / "align")
-    weights, folder = pin("align", name, None, Storage())
-    spec = align.describe(AlignConfig(weights=name), weights, folder, "float32")
-    model = align.Embedder(spec, folder, torch.device("cpu"), torch.float32)
+    folder = checkpoints.write(args.home / args.size, args.size)
+    _, spec = checkpoints.specs(folder)
+    model = align.Embedder(spec, str(folder / "align"), torch.device("cpu"), torch.float32)
     texts = corpus.texts(args.texts)
     print(f"{len(texts)} texts, {len(set(texts))} distinct, {args.size} tower, {torch.get_num_threads()} threads")
     ratios: dict[int, list[float]] = {batch: [] for batch in args.batch}

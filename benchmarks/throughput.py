@@ -23,18 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks import checkpoints, corpus
+from benchmarks import HOME, checkpoints, corpus
 from jobs.config import JobConfig
 from jobs.recipe import recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=5000)
-    parser.add_argument("--per-shard", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--home", type=Path, default=Path("/tmp/coyo-bench"))
-    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="small")
+    parser = arguments(__doc__, rows=5000)
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
     source = args.home / f"corpus-{args.rows}x{args.per_shard}"
@@ -55,7 +50,18 @@ def main() -> None:
         print(f"{name:8s} {ratio:5.2f} of the bare loop")
 
 
-def job(source: Path, output: Path, weights: Path | None) -> JobConfig:
+def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
+    """Of a benchmark that runs whole corpora."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=rows)
+    parser.add_argument("--per-shard", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--home", type=Path, default=HOME)
+    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="small")
+    return parser
+
+
+def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConfig:
     """With the checkpoints below a folder, or the embedded ones."""
     tree = yaml.safe_load(recipe(str(source), str(output)))
     for kind in ("vit", "align"):

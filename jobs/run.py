@@ -38,12 +38,12 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
     returns, every input row (of the part) is in rows/ or rejects/; when none is missing, `_SUCCESS` is there.
     """
-    storage = Storage(config.storage)
+    part, storage = part or Part(), Storage(config.storage)
     source = discover(storage, config.source)
     _say(f"source    {source.said}")
     _check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
-    shards = [shard.name for shard in source.shards if (part or Part()).holds(shard)]
+    shards = [shard.name for shard in source.shards if part.holds(shard)]
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
         job = _Job.of(config, storage, source, part)
         _say(f"output    already complete: {config.output.path}")
@@ -88,12 +88,12 @@ class _Job:
     part: Part
 
     @classmethod
-    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part | None) -> "_Job":
+    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
         pinned = identity.pin(config, source.layout.format, specs)
         identity.claim(storage, pinned)
-        return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part or Part())
+        return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
     def run(self, cluster: Callable[[], Mapping[str, float]]) -> Summary:
         """Under the lease: nobody else writes these shards."""
