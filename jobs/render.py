@@ -1,11 +1,10 @@
 """Raw rows become decoded rows: each image is decoded once, and painted on every canvas the models want.
 
-Exact painting is Pillow's, bit for bit what transformers' processors give. Fast painting resizes with torch, at most
-one level from that in nearly every pixel, and lets libjpeg-turbo reduce a JPEG while twice the canvas remains.
+Exact painting is Pillow's, bit for bit what transformers' processors give. Fast painting decodes JPEG without Pillow,
+to the same pixels, and resizes with torch, a level off in some of them.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,23 +16,16 @@ from jobs.decode import Picture, decode
 from jobs.errors import Reason, Reject, Stage
 
 Render = Callable[[bytes], list[Pixels]]
-_SPARE = 2  # a reduction that leaves this many times the canvas cannot be told from none
 
 
 def render(data: bytes, config: DecodeConfig, canvases: Sequence[Canvas], *, fast: bool = False) -> list[Pixels]:
     """The pixels of each canvas, from one decode. Raises Reject."""
-    picture = decode(data, config, partial(reduction, canvases) if fast else None)
+    picture = decode(data, config, fast=fast)
     try:
         return [_paint(picture, canvas, config, fast) for canvas in canvases]
     except MemoryError as exc:
         height, width = picture.size
         raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels: no memory to resize them") from exc
-
-
-def reduction(canvases: Sequence[Canvas], height: int, width: int) -> int:
-    sizes = [canvas.resized(height, width) or (height, width) for canvas in canvases]
-    room = min(min(height / h, width / w) for h, w in sizes) / _SPARE
-    return max(factor for factor in (1, 2, 4, 8) if factor <= max(1, room))
 
 
 def _paint(picture: Picture, canvas: Canvas, config: DecodeConfig, fast: bool) -> Pixels:

@@ -199,7 +199,11 @@ def lose():
 
 threading.Thread(target=lose, daemon=True).start()
 print(run(config), flush=True)
-print(sum(node["Alive"] for node in ray.nodes()), "nodes left", flush=True)
+alive = lambda: sum(node["Alive"] for node in ray.nodes())
+deadline = time.monotonic() + 60  # a short job ends before Ray's health check has given the node up
+while alive() > 2 and time.monotonic() < deadline:
+    time.sleep(0.1)
+print(alive(), "nodes left", flush=True)
 os._exit(0)  # a cluster that lost a node shuts down with code 1
 """
 
