@@ -10,167 +10,40 @@ No secret lives here: credentials come from the usual AWS_* variables and profil
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError
 
-from jobs import schema
 from jobs.errors import ConfigError
+from jobs.sections import (
+    AlignConfig,
+    ComputeConfig,
+    DecodeConfig,
+    LimitsConfig,
+    ModelsConfig,
+    OutputConfig,
+    Section,
+    SourceConfig,
+    StorageConfig,
+    VitConfig,
+)
 
-Auto = Literal["auto"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class SourceConfig(_Section):
-    """What to read."""
-
-    path: str | tuple[str, ...] = Field(
-        description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local or s3://"
-    )
-    format: Literal["auto", "parquet", "webdataset"] = Field("auto", description="auto looks at the files")
-    keep: tuple[str, ...] = Field(
-        ("url", "width", "height"), description="source columns (WebDataset: json fields) to copy to the output"
-    )
-    image_column: str = Field("auto", description="column or tar suffix with the image bytes; auto: image, jpg, ...")
-    text_column: str = Field("auto", description="column or tar suffix with the text; auto: text, caption, txt")
-    key_column: str = Field("auto", description="column with the source's own id; auto: key, id")
-
-    @field_validator("path", "keep", mode="before")
-    @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("path")
-    @classmethod
-    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value or (isinstance(value, tuple) and "" in value):
-            raise ValueError("is empty")
-        return value
-
-    @field_validator("keep")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := {name for name in value if value.count(name) > 1}:
-            raise ValueError(f"names {sorted(twice)} twice")
-        if taken := next((name for name in value if name in schema.RESERVED or name.startswith("_")), None):
-            why = "is a column of the output itself" if taken in schema.RESERVED else "starts with _, as the job's do"
-            raise ValueError(f"names {taken!r}: {taken} {why}; rename it in the source")
-        return value
+__all__ = [
+    "AlignConfig",
+    "ComputeConfig",
+    "DecodeConfig",
+    "JobConfig",
+    "LimitsConfig",
+    "ModelsConfig",
+    "OutputConfig",
+    "SourceConfig",
+    "StorageConfig",
+    "VitConfig",
+]
 
 
-class DecodeConfig(_Section):
-    """How bytes become RGB."""
-
-    exif_orientation: bool = Field(
-        True, description="turn pictures upright as their EXIF tag says; TIFF is always turned"
-    )
-    alpha: Literal["white", "drop"] = Field(
-        "white", description="white composites transparency on white, drop ignores it as transformers' pipelines do"
-    )
-    max_pixels: int = Field(178_956_970, gt=0, description="larger images are rejects, pixels; also when resized")
-
-
-class VitConfig(_Section):
-    """Labels from an image classifier."""
-
-    weights: str = Field("kakaobrain/vit-large-patch16-384", description="hub id, local or s3:// folder, or demo")
-    revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
-    top_k: int = Field(5, gt=0, description="labels per image, at most")
-    min_prob: float = Field(0.0, ge=0.0, le=1.0, strict=False, description="labels below this probability are left out")
-
-
-class AlignConfig(_Section):
-    """Embeddings from an image-text dual encoder."""
-
-    weights: str = Field("kakaobrain/align-base", description="hub id, local or s3:// folder, or demo")
-    revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
-    text: bool = Field(True, description="also embed the text, and give the similarity of image and text")
-
-
-class ModelsConfig(_Section):
-    """Which models to run over every image; null leaves one out."""
-
-    vit: VitConfig | None = VitConfig()
-    align: AlignConfig | None = AlignConfig()
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.vit is None and self.align is None:
-            raise ValueError("has no model: at least one of vit and align is needed")
-        return self
-
-
-class OutputConfig(_Section):
-    """Where results go."""
-
-    path: str = Field(min_length=1, description="a folder, local or s3://, that this job owns")
-    embedding_dtype: Literal["float16", "float32"] = Field("float16", description="float16 costs 3e-8 of cosine")
-    rows_per_file: int | Auto = Field("auto", description="rows per Parquet object; auto: 8192 with GPUs, 1024 without")
-
-    @field_validator("rows_per_file")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        return _positive_or_auto(value)
-
-
-class ComputeConfig(_Section):
-    """What to run on. auto is decided once, from what Ray says the cluster has, and printed."""
-
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda where the cluster has GPUs")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on CPU, bfloat16 on GPUs that have it, else float16"
-    )
-    canvas: Literal["exact", "fast"] = Field("fast", description="exact: Pillow's pixels; fast: torch's, a level off")
-    batch_size: int | Auto = Field("auto", description="images per model call; auto: 128 on GPUs, 32 on CPU")
-    gpus: int | Auto = Field("auto", description="GPUs to use, one annotate actor each; auto: all")
-    decode_cpus: int | Auto = Field("auto", description="CPU cores that read and decode; auto: all that are left")
-
-    @field_validator("batch_size", "gpus", "decode_cpus")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        return _positive_or_auto(value)
-
-
-class StorageConfig(_Section):
-    """How to reach s3:// paths; what is null comes from the usual AWS_* variables and profiles."""
-
-    endpoint_url: str | None = Field(None, description="for S3-compatible stores, such as http://minio:9000")
-    region: str | None = Field(None, description="such as us-east-1")
-    anonymous: bool = Field(False, description="true reads public buckets without credentials")
-
-    @field_validator("endpoint_url")
-    @classmethod
-    def _plain(cls, value: str | None) -> str | None:
-        if value is not None:
-            url = urlsplit(value)
-            if url.scheme not in ("http", "https") or not url.hostname:
-                raise ValueError("is not an http:// or https:// url")
-            if url.username or url.password:
-                raise ValueError("carries credentials; put them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        return value
-
-
-class LimitsConfig(_Section):
-    """What a run puts up with before it stops."""
-
-    max_reject_fraction: float = Field(
-        0.9, gt=0.0, le=1.0, strict=False, description="stop when more of the rows are rejects; 1.0 never stops"
-    )
-    after_rows: int = Field(1000, gt=0, description="rows to look at before max_reject_fraction counts")
-    unreadable_shards: Literal["stop", "set_aside"] = Field(
-        "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
-    )
-    decode_seconds: float = Field(
-        60.0, gt=0.0, strict=False, description="longer decoding makes an image a reject, seconds"
-    )
-
-
-class JobConfig(_Section):
+class JobConfig(Section):
     """One job."""
 
     source: SourceConfig
@@ -217,12 +90,6 @@ def _text(path: str | Path) -> str:
     from jobs.storage import Storage  # which takes its settings from this module
 
     return Storage().read(str(path)).decode("utf-8")
-
-
-def _positive_or_auto(value: int | str) -> int | str:
-    if isinstance(value, int) and value < 1:
-        raise ValueError(f"is {value}; it must be at least 1, or auto")
-    return value
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
