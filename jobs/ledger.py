@@ -30,6 +30,11 @@ class Object:
     shards: dict[str, Coverage]
     reasons: dict[str, int]
 
+    @property
+    def span(self) -> int:
+        """Rows that it accounts for: `count` of them inside, the others not selected."""
+        return sum(part.span for part in self.shards.values())
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -68,11 +73,11 @@ class Ledger:
 
     def overlapping(self) -> list[Object]:
         """Objects to drop so that no row is in two. Rows that only they had are missing then, and computed again."""
-        if sum(obj.count for obj in self.objects) == sum(part.count for part in self.coverage.values()):
+        if sum(obj.span for obj in self.objects) == sum(part.span for part in self.coverage.values()):
             return []
         kept: dict[str, Coverage] = {}
         dropped: list[Object] = []
-        for obj in sorted(self.objects, key=lambda obj: (-obj.count, obj.entry.path)):
+        for obj in sorted(self.objects, key=lambda obj: (-obj.span, obj.entry.path)):
             if any(_meet(part, kept.get(name, Coverage())) for name, part in obj.shards.items()):
                 dropped.append(obj)
                 continue
@@ -107,12 +112,12 @@ def _object(storage: Storage, folder: str, entry: Entry) -> Object:
 
 
 def _meet(one: Coverage, other: Coverage) -> bool:
-    return (one | other).count < one.count + other.count
+    return (one | other).span < one.span + other.span
 
 
 def _within(obj: Object, covered: dict[str, Coverage]) -> bool:
     have = ((part, covered.get(name, Coverage())) for name, part in obj.shards.items())
-    return all((part | there).count == there.count and part.total in (None, there.total) for part, there in have)
+    return all((part | there).span == there.span and part.total in (None, there.total) for part, there in have)
 
 
 def missing(coverage: dict[str, Coverage], shards: Iterable[str]) -> dict[str, str]:
@@ -121,7 +126,7 @@ def missing(coverage: dict[str, Coverage], shards: Iterable[str]) -> dict[str, s
     for name in shards:
         have = coverage.get(name, Coverage())
         if have.total is None:
-            problems[name] = f"{have.count} rows committed, its end not reached"
+            problems[name] = f"{have.span} rows committed, its end not reached"
         elif not have.complete:
-            problems[name] = f"{have.count} of {have.total} rows committed"
+            problems[name] = f"{have.span} of {have.total} rows committed"
     return problems

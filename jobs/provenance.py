@@ -1,11 +1,11 @@
 """Which input rows an object holds, as written in its Parquet footer: the ledger's only source.
 
-For each shard: the row ranges inside, half open; the shard's number of rows if its end passed through here; and
-how the shard is damaged, if its reader found that.
+For each shard: the row ranges that are accounted for, half open; how many of those rows were not selected, and so are
+in no object; the shard's number of rows if its end passed through here; how it is damaged, if its reader found that.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,17 @@ class Coverage:
     ranges: tuple[Range, ...] = ()
     total: int | None = None
     damage: str | None = None
+    unselected: int = 0
+
+    @property
+    def span(self) -> int:
+        """Rows that are accounted for."""
+        return sum(stop - start for start, stop in self.ranges)
 
     @property
     def count(self) -> int:
-        return sum(stop - start for start, stop in self.ranges)
+        """Rows that are in an object."""
+        return self.span - self.unselected
 
     @property
     def complete(self) -> bool:
@@ -37,7 +44,8 @@ class Coverage:
 
     def __or__(self, other: "Coverage") -> "Coverage":
         total = self.total if other.total is None else other.total
-        return Coverage(merge([*self.ranges, *other.ranges]), total, self.damage or other.damage)
+        unselected = self.unselected + other.unselected
+        return Coverage(merge([*self.ranges, *other.ranges]), total, self.damage or other.damage, unselected)
 
 
 def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
@@ -51,23 +59,46 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
-def ranges_of(rows: "np.ndarray[Any, Any]") -> tuple[Range, ...]:
-    """The ranges that these row numbers, in any order, make up."""
+def ranges_of(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None" = None) -> tuple[Range, ...]:
+    """The ranges that these row numbers, in any order, make up; each row from where it answers `since`."""
     if rows.size == 0:
         return ()
-    ordered = np.unique(rows)
-    cuts = np.flatnonzero(np.diff(ordered) != 1)
-    starts = ordered[np.concatenate(([0], cuts + 1))]
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order].astype(np.int64)
+    starts = ordered if since is None else since[order].astype(np.int64)
+    cuts = np.flatnonzero(starts[1:] > ordered[:-1] + 1)
+    firsts = starts[np.concatenate(([0], cuts + 1))]
     stops = ordered[np.concatenate((cuts, [ordered.size - 1]))] + 1
-    return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+    return tuple(zip(firsts.tolist(), stops.tolist(), strict=True))
 
 
-def by_shard(table: pa.Table) -> dict[str, tuple[Range, ...]]:
-    """The ranges of each shard that these rows, by their address columns, make up."""
+def by_shard(table: pa.Table) -> dict[str, Coverage]:
+    """What these rows, by their address columns and what they answer for, make up of each shard."""
     rows = table.column(schema.ROW).to_numpy()
+    since = table.column(schema.SINCE).to_numpy() if schema.SINCE in table.column_names else rows
     names = table.column(schema.SHARD).combine_chunks().dictionary_encode()
     places = names.indices.to_numpy(zero_copy_only=False)
-    return {name: ranges_of(rows[places == place]) for place, name in enumerate(names.dictionary.to_pylist())}
+    found: dict[str, Coverage] = {}
+    for place, name in enumerate(names.dictionary.to_pylist()):
+        here = places == place
+        unselected = int((rows[here] - since[here]).sum())
+        found[name] = Coverage(ranges_of(rows[here], since[here]), unselected=unselected)
+    return found
+
+
+def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:
+    """The ranges less what is gone; both sorted and disjoint."""
+    left: list[Range] = []
+    for start, stop in ranges:
+        for first, end in gone:
+            if end <= start or first >= stop:
+                continue
+            if start < first:
+                left.append((start, first))
+            start = end
+        if start < stop:
+            left.append((start, stop))
+    return tuple(left)
 
 
 def seal(table: pa.Table, metadata: Mapping[Any, Any]) -> memoryview:
@@ -86,7 +117,10 @@ def outside(rows: "np.ndarray[Any, Any]", ranges: Iterable[Range]) -> "np.ndarra
 
 
 def encode(shards: dict[str, Coverage], **about: str) -> bytes:
-    body = {name: {"ranges": c.ranges, "total": c.total, "damage": c.damage} for name, c in shards.items()}
+    body = {
+        name: {"ranges": c.ranges, "total": c.total, "damage": c.damage, "unselected": c.unselected}
+        for name, c in shards.items()
+    }
     return json.dumps({**about, "shards": body}, separators=(",", ":")).encode()
 
 
@@ -94,7 +128,7 @@ def decode(data: bytes) -> tuple[dict[str, Coverage], dict[str, str]]:
     """The coverage by shard, and what else was said about the object."""
     body = json.loads(data)
     shards = {
-        name: Coverage(tuple((a, b) for a, b in c["ranges"]), c["total"], c["damage"])
+        name: Coverage(tuple((a, b) for a, b in c["ranges"]), c["total"], c["damage"], c.get("unselected", 0))
         for name, c in body.pop("shards").items()
     }
     return shards, body

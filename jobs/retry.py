@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import ledger, provenance, schema
@@ -61,13 +62,12 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
 
 def _rewrite(storage: Storage, obj: Object, reasons: set[str], broken: set[str]) -> None:
     table = pq.read_table(storage.open(obj.entry))
-    kept = table
+    kept, left = table, dict(obj.shards)
     if obj.folder == REJECTS:
-        why = table.column(schema.REJECT_REASON).to_pylist()
-        kept = table.filter(pa.array([reason not in reasons for reason in why], pa.bool_()))
-    held = provenance.by_shard(kept)
-    left = {name: replace(part, ranges=held.get(name, ())) for name, part in obj.shards.items()}
-    left |= {name: Coverage(part.ranges) for name, part in left.items() if name in broken}
+        again = pa.array([why in reasons for why in table.column(schema.REJECT_REASON).to_pylist()], pa.bool_())
+        kept, gone = table.filter(pc.invert(again)), provenance.by_shard(table.filter(again))
+        left |= {n: replace(left[n], ranges=provenance.without(left[n].ranges, gone[n].ranges)) for n in gone}
+    left |= {n: Coverage(part.ranges, unselected=part.unselected) for n, part in left.items() if n in broken}
     _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
     if obj.folder == REJECTS:
         about["reasons"] = json.dumps(Counter(kept.column(schema.REJECT_REASON).to_pylist()))

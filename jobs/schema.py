@@ -1,13 +1,14 @@
 """Every column name and every Arrow schema, in and out. No other file spells a column.
 
-raw        source -> decode     shard, row, key, <kept>, _end, _stage, _reason, _message, _text, _image
+raw        source -> decode     shard, row, key, <kept>, _since, _end, _total, _stage, _reason, _message, _text, _image
 decoded    decode -> annotate   the same without _image, plus one uint8 tensor column per canvas
-annotated  annotate -> sink     shard, row, key, <kept>, _end, _stage, _reason, _message, <results>
+annotated  annotate -> sink     as raw, without _text and _image, plus <results>
 rows       rows/*.parquet       shard, row, key, <kept>, <results>
 rejects    rejects/*.parquet    shard, row, key, stage, reason, message
 
-A row with a `_reason` is a reject from the stage that gave it one. A row with `_end` is not an input row: it
-closes its shard, its `row` is the number of rows in the shard, its `_message` says how the shard is damaged.
+A row with a `_reason` is a reject from the stage that gave it one. A row answers for the unselected rows right before
+it, from `_since` on: they are accounted for when it is. A row with `_end` is not an input row: it answers for those
+before `row`, and with a `_total` closes its shard, which has so many rows; its `_message` says how it is damaged.
 Columns that start with an underscore travel between stages only, so no source column can collide with them.
 """
 
@@ -18,7 +19,8 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 SHARD, ROW, KEY = "shard", "row", "key"
-END, STAGE, REASON, MESSAGE, TEXT, IMAGE = "_end", "_stage", "_reason", "_message", "_text", "_image"
+SINCE, END, TOTAL = "_since", "_end", "_total"
+STAGE, REASON, MESSAGE, TEXT, IMAGE = "_stage", "_reason", "_message", "_text", "_image"
 REJECT_STAGE, REJECT_REASON, REJECT_MESSAGE = "stage", "reason", "message"  # the same, in rejects/
 LABELS, LABEL_PROBS = "labels", "label_probs"
 IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY = "image_embedding", "text_embedding", "similarity"
@@ -40,7 +42,9 @@ LABEL_NAMES = "coyo_jobs.label_names"
 
 _ADDRESS = (pa.field(SHARD, pa.string(), nullable=False), pa.field(ROW, pa.int32(), nullable=False))
 _FATE = (
+    pa.field(SINCE, pa.int32(), nullable=False),
     pa.field(END, pa.bool_(), nullable=False),
+    pa.field(TOTAL, pa.int32()),
     pa.field(STAGE, pa.string()),
     pa.field(REASON, pa.string()),
     pa.field(MESSAGE, pa.string()),

@@ -14,6 +14,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class SampleConfig(Section):
+    """A random part of the rows, the same in every run; a smaller fraction is part of a bigger one."""
+
+    fraction: float = Field(gt=0.0, le=1.0, strict=False, description="share of the rows, 0 to 1")
+    seed: int = Field(0, description="another seed, another sample")
+
+
 class SourceConfig(Section):
     """What to read."""
 
@@ -27,6 +34,9 @@ class SourceConfig(Section):
     image_column: str = Field("auto", description="column or tar suffix with the image bytes; auto: image, jpg, ...")
     text_column: str = Field("auto", description="column or tar suffix with the text; auto: text, caption, txt")
     key_column: str = Field("auto", description="column with the source's own id; auto: key, id")
+    where: str | None = Field(None, description="rows to take, by their columns: watermark_score < 0.5 and width > 256")
+    sample: SampleConfig | None = Field(None, description="{fraction: 0.01, seed: 0} takes a random 1 % of the rows")
+    limit: int | None = Field(None, gt=0, description="at most so many rows, the first ones that are taken")
 
     @field_validator("path", "keep", mode="before")
     @classmethod

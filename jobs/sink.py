@@ -42,26 +42,32 @@ class Writer:
         closing = table.filter(ends)
         # A shard's end rides with either object; a batch of nothing but ends still needs one.
         if rows.num_rows:
-            self._put(join(ROWS, name), rows.select(schema.rows(self.annotated).names), closing, {})
+            self._put(ROWS, name, rows, closing)
         if rejects.num_rows or not rows.num_rows:
-            wanted = schema.rejects(self.annotated)
-            own = [schema.SHARD, schema.ROW, schema.KEY, schema.STAGE, schema.REASON, schema.MESSAGE]
-            why = rejects.select(own).rename_columns(wanted.names).cast(wanted)
-            self._put(join(REJECTS, name), why, closing, _tally(why.column(schema.REJECT_REASON)))
+            self._put(REJECTS, name, rejects, closing.slice(0, 0) if rows.num_rows else closing)
 
     def write_empty(self, folder: str, name: str) -> None:
         """An object without rows, so that both folders can always be opened and have a schema."""
-        wanted = schema.rows(self.annotated) if folder == ROWS else schema.rejects(self.annotated)
-        self._put(join(folder, name), wanted.empty_table(), self.annotated.empty_table(), {})
+        self._put(folder, name, self.annotated.empty_table(), self.annotated.empty_table())
 
-    def _put(self, name: str, table: pa.Table, ends: pa.Table, reasons: dict[str, int]) -> None:
-        table = table.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
-        about = provenance.encode(_coverage(table, ends), **self.about, reasons=json.dumps(reasons))
+    def _put(self, folder: str, name: str, annotated: pa.Table, ends: pa.Table) -> None:
+        annotated = annotated.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+        table = self._results(annotated) if folder == ROWS else self._rejects(annotated)
+        reasons = json.dumps(_tally(annotated.column(schema.REASON)))
+        about = provenance.encode(_coverage(annotated, ends), **self.about, reasons=reasons)
         metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
         names = next((spec.labels for spec in self.specs if spec.labels), None)
         if names and schema.LABELS in table.column_names:
             metadata[schema.LABEL_NAMES] = json.dumps(names)
-        self.storage.put(join(self.path, name), provenance.seal(table, metadata))
+        self.storage.put(join(self.path, folder, name), provenance.seal(table, metadata))
+
+    def _results(self, annotated: pa.Table) -> pa.Table:
+        return annotated.select(schema.rows(self.annotated).names)
+
+    def _rejects(self, annotated: pa.Table) -> pa.Table:
+        wanted = schema.rejects(self.annotated)
+        own = [schema.SHARD, schema.ROW, schema.KEY, schema.STAGE, schema.REASON, schema.MESSAGE]
+        return annotated.select(own).rename_columns(wanted.names).cast(wanted)
 
 
 class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
@@ -89,9 +95,11 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
 
 
 def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
-    covered = {name: Coverage(ranges) for name, ranges in provenance.by_shard(table).items()}
-    for end in ends.select([schema.SHARD, schema.ROW, schema.MESSAGE]).to_pylist():
-        closed = Coverage((), end[schema.ROW], end[schema.MESSAGE])
+    covered = provenance.by_shard(table)
+    for end in ends.select([schema.SHARD, schema.SINCE, schema.ROW, schema.TOTAL, schema.MESSAGE]).to_pylist():
+        since, stop = end[schema.SINCE], end[schema.ROW]
+        ranges = ((since, stop),) if since < stop else ()
+        closed = Coverage(ranges, end[schema.TOTAL], end[schema.MESSAGE], stop - since)
         covered[end[schema.SHARD]] = covered.get(end[schema.SHARD], Coverage()) | closed
     return covered
 

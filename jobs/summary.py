@@ -26,6 +26,7 @@ class Summary:
     shards: int
     rows: int
     rejects: int
+    unselected: int
     reasons: dict[str, int]
     damaged_shards: dict[str, str]
     models: dict[str, Any]
@@ -38,7 +39,8 @@ class Summary:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows and {self.rejects:,} rejects from {self.shards:,} shards in {self.output}"]
+        left = f" ({self.unselected:,} rows not selected)" if self.unselected else ""
+        lines = [f"{self.rows:,} rows and {self.rejects:,} rejects from {self.shards:,} shards{left} in {self.output}"]
         lines += [f"  rejected {count:>9,}  {reason}" for reason, count in self.reasons.items()]
         lines += [f"  damaged shard {name}: {why}" for name, why in self.damaged_shards.items()]
         if self.run:
@@ -57,6 +59,7 @@ def summarise(
         shards=len(coverage),
         rows=ledger.count(ROWS),
         rejects=ledger.count(REJECTS),
+        unselected=sum(part.unselected for part in coverage.values()),
         reasons=ledger.reasons,
         damaged_shards={name: part.damage for name, part in sorted(coverage.items()) if part.damage},
         models={spec.kind: spec.about | {"canvas": f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"} for spec in specs},

@@ -19,7 +19,7 @@ from jobs.errors import Reason, Stage
 from jobs.identity import load_job
 from jobs.ledger import Ledger, Object
 from jobs.paths import FOLDERS, REJECTS, SUCCESS, join
-from jobs.provenance import by_shard
+from jobs.provenance import Coverage, by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -127,11 +127,19 @@ def _values(storage: Storage, books: Ledger) -> list[Check]:
 
 def _addresses(table: pa.Table, obj: Object) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
-    said = {name: part.ranges for name, part in obj.shards.items() if part.ranges}
+    said = {name: part for name, part in obj.shards.items() if part.ranges}
+    held = by_shard(table)
+    strange = [name for name, part in held.items() if name not in said or not _inside(part, said[name])]
+    strange += [name for name, part in said.items() if part.count and name not in held]
     twice = len(rows) - len(set(zip(shards, rows, strict=True)))
-    return ([] if by_shard(table) == said else ["its rows are not those in its footer"]) + (
+    return [f"its rows of {name} are not those in its footer" for name in strange] + (
         [f"{twice} rows twice"] if twice else []
     )
+
+
+def _inside(held: Coverage, said: Coverage) -> bool:
+    """As many as said, and none elsewhere: all of them, where every row was selected."""
+    return held.count == said.count and (held | said).ranges == said.ranges
 
 
 def _vectors(table: pa.Table, _: Object) -> list[str]:

@@ -126,7 +126,7 @@ def test_damage_in_the_middle_of_a_split_file_is_said_and_the_file_counts_once(b
     raw = Raw([table for task in planned(source).tasks for table in reader(task)])
     assert raw.numbers == list(range(95))
     assert raw.rejects == dict.fromkeys(range(10, 20), "shard_damaged")
-    assert [(end["row"], bool(end["_message"])) for end in raw.ends] == [(95, True), (95, False)]
+    assert [(end["_total"], bool(end["_message"])) for end in raw.ends] == [(95, True), (95, False)]
     assert [method for method, *_ in told].count("finish") == 1
 
 

@@ -36,7 +36,7 @@ def writer(path: object, run: str = "r1") -> Writer:
 
 def good(shard: str, *rows: int) -> list[dict[str, object]]:
     return [
-        {"shard": shard, "row": row, "key": 1000 + row, "url": f"u{row}", "_end": False}
+        {"shard": shard, "row": row, "_since": row, "key": 1000 + row, "url": f"u{row}", "_end": False}
         | {"labels": [1, 0], "label_probs": [0.75, 0.25]}
         for row in rows
     ]
@@ -44,11 +44,11 @@ def good(shard: str, *rows: int) -> list[dict[str, object]]:
 
 def bad(shard: str, *rows: int, reason: str = "truncated") -> list[dict[str, object]]:
     why = {"_stage": "decode", "_reason": reason, "_message": "cut"}
-    return [{"shard": shard, "row": row, "key": 1000 + row, "_end": False, **why} for row in rows]
+    return [{"shard": shard, "row": row, "_since": row, "key": 1000 + row, "_end": False, **why} for row in rows]
 
 
 def end(shard: str, total: int, damage: str | None = None) -> list[dict[str, object]]:
-    return [{"shard": shard, "row": total, "_end": True, "_message": damage}]
+    return [{"shard": shard, "row": total, "_since": total, "_end": True, "_total": total, "_message": damage}]
 
 
 def batch(*rows: list[dict[str, object]]) -> pa.Table:
@@ -73,7 +73,7 @@ def test_rows_and_rejects_part_ways(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_footers_list_the_ranges_and_the_ends(tmp_path: Path) -> None:
+def test_footers_list_the_ranges_and_one_of_them_the_ends(tmp_path: Path) -> None:
     table = batch(good("a", 0, 1, 2, 7), good("b", 5), bad("a", 3, 4), end("a", 8, "cut"))
     writer(tmp_path).write(table, "p.parquet")
     shards, about = footer(tmp_path / "rows" / "p.parquet")
@@ -81,8 +81,18 @@ def test_footers_list_the_ranges_and_the_ends(tmp_path: Path) -> None:
     assert about["run"] == "r1"
     assert json.loads(about["reasons"]) == {}
     shards, about = footer(tmp_path / "rejects" / "p.parquet")
-    assert shards == {"a": Coverage(((3, 5),), 8, "cut")}
+    assert shards == {"a": Coverage(((3, 5),))}
     assert json.loads(about["reasons"]) == {"truncated": 2}
+
+
+def test_rows_answer_for_the_unselected_ones_before_them(tmp_path: Path) -> None:
+    rows = [row | {"_since": since} for row, since in zip(good("a", 2, 3, 9), (0, 3, 6), strict=True)]
+    passed = [{"shard": "a", "row": 6, "_since": 4, "_end": True}]
+    closed = [end("a", 12)[0] | {"_since": 10}]
+    writer(tmp_path).write(batch(rows, passed, closed), "p.parquet")
+    (part,) = footer(tmp_path / "rows" / "p.parquet")[0].values()
+    assert part == Coverage(((0, 12),), 12, unselected=9)
+    assert (part.complete, part.count) == (True, 3)
 
 
 def test_an_object_says_which_model_and_which_label_names(tmp_path: Path) -> None:

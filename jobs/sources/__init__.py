@@ -5,15 +5,14 @@ Readers are plain generators of small Arrow tables (schema.raw), so they need no
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from jobs import schema
 from jobs.errors import Reason, Stage
-from jobs.provenance import Range, outside
+from jobs.provenance import Range
+from jobs.sources.selection import EVERYTHING, Selection
 from jobs.storage import Entry
 
 BLOCK_BYTES = 8 << 20  # encoded bytes in one raw table
@@ -27,7 +26,8 @@ class Damaged(Exception):
 @dataclass(frozen=True)
 class Layout:
     """How to read every shard of a source. `images` are a column or tar suffixes; `leaf` is the field with the bytes
-    where that column holds structs; `error` is a column that says why a row has no image.
+    where that column holds structs; `error` is a column that says why a row has no image; `selection` says which rows
+    are wanted.
     """
 
     format: str
@@ -38,6 +38,7 @@ class Layout:
     kept: tuple[pa.Field, ...]
     error: str | None = None
     leaf: str = ""
+    selection: Selection = EVERYTHING
 
     @property
     def schema(self) -> pa.Schema:
@@ -46,10 +47,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Shard:
-    """One input file. `name` is its stable address in the output."""
+    """One input file. `name` is its stable address in the output; with `until`, it counts as so many rows long."""
 
     name: str
     entry: Entry
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,50 +75,18 @@ class Source:
     said: str
 
 
-@dataclass
-class Rows:
-    """Collects rows of one shard, given one by one, into tables of bounded size."""
-
-    layout: Layout
-    shard: str
-    done: tuple[Range, ...]
-    count: int = 0
-    _rows: list[dict[str, Any]] = field(default_factory=list)
-    _bytes: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= BLOCK_BYTES or len(self._rows) >= BLOCK_ROWS
-
-    def add(self, row: dict[str, Any]) -> None:
-        """The next row of the shard; one that is already done only counts."""
-        if outside(np.array([self.count]), self.done)[0]:
-            self._rows.append({schema.SHARD: self.shard, schema.ROW: self.count, schema.END: False, **row})
-            self._bytes += len(row.get(schema.IMAGE) or b"")
-        self.count += 1
-
-    def take(self) -> pa.Table:
-        table = pa.Table.from_pylist(self._rows, schema=self.layout.schema)
-        self._rows, self._bytes = [], 0
-        return table
-
-
 def rejected(reason: Reason, message: str) -> dict[str, str]:
     """The columns that make a raw row a reject."""
     return {schema.STAGE: Stage.SOURCE.value, schema.REASON: reason.value, schema.MESSAGE: message}
 
 
-def end_of(layout: Layout, shard: str, total: int, damage: str | None = None) -> pa.Table:
-    """The row that closes a shard."""
-    row = {schema.SHARD: shard, schema.ROW: total, schema.END: True, schema.MESSAGE: damage}
-    return pa.Table.from_pylist([row], schema=layout.schema)
-
-
-def unreadable(layout: Layout, shard: str, rows: Iterable[int], message: str) -> pa.Table:
+def unreadable(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
     """Rows that are known to exist and cannot be read."""
     why = rejected(Reason.SHARD_DAMAGED, message)
+    rows = range(first, first + count)
     return pa.Table.from_pylist(
-        [{schema.SHARD: shard, schema.ROW: row, schema.END: False, **why} for row in rows], schema=layout.schema
+        [{schema.SHARD: shard, schema.ROW: row, schema.SINCE: row, schema.END: False, **why} for row in rows],
+        schema=layout.schema,
     )
 
 

@@ -1,11 +1,14 @@
 """Which columns of a Parquet source are the image, the text, the id and those to keep: decided from its first shard."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from jobs import schema
 from jobs.config import SourceConfig
 from jobs.errors import SourceError
 from jobs.sources import Layout, first_of
+from jobs.sources.selection import Selection
 
 ONE_TYPE = "write every shard of a source with the same types"
 
@@ -40,6 +43,7 @@ def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
         kept=_kept(columns, image, where, config),
         error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
         leaf=_leaf(columns, image) or "",
+        selection=Selection.of(config, {field.name: field.type for field in columns}, where),
     )
 
 
@@ -55,19 +59,22 @@ def needed(layout: Layout) -> list[str]:
     return list(dict.fromkeys([layout.images[0], *copied(layout).values(), *filter(None, [layout.error])]))
 
 
-def check(columns: pa.Schema, where: str, layout: Layout) -> None:
-    """Raises SourceError when another shard of the source has not the columns of the first."""
-    missing = [name for name in needed(layout) if name not in columns.names]
+def check(columns: pa.Schema, where: str, wanted: Sequence[str], layout: Layout | None = None) -> None:
+    """Raises SourceError when another shard of the source has not the columns of the first; with a layout, also when
+    its image column is of another kind."""
+    missing = [name for name in wanted if name not in columns.names]
     if missing:
         raise SourceError(
             f"{where}: no column {missing[0]!r}, which the first shard has",
             f"this shard's columns: {', '.join(columns.names)}",
         )
+    if layout is None:
+        return
     kind = columns.field(layout.images[0]).type
     if _leaf(columns, layout.images[0]) != layout.leaf and not pa.types.is_null(kind):
-        wanted = f"struct with {layout.leaf}" if layout.leaf else "binary"
+        expected = f"struct with {layout.leaf}" if layout.leaf else "binary"
         raise SourceError(
-            f"{where}: column {layout.images[0]!r} is {kind}, which is not {wanted} as in the first shard",
+            f"{where}: column {layout.images[0]!r} is {kind}, which is not {expected} as in the first shard",
             ONE_TYPE,
         )
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from jobs import schema
 from jobs.errors import Stage, StorageError
 from jobs.meter import Reporter
+from jobs.provenance import by_shard
 from jobs.sources import Layout, Unit
 from jobs.sources.discover import read
 from jobs.storage import Storage
@@ -39,12 +41,17 @@ class Reader:
 
     def _unit(self, unit: Unit) -> Iterator[pa.Table]:
         since = time.perf_counter()
+        rows = answered = 0
         for table in read(self.storage, self.layout, unit):
             ends = table.filter(table.column(schema.END))
             self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
-            if ends.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
-                left = ends.column(schema.ROW)[0].as_py() - sum(stop - start for start, stop in unit.done)
-                self.report.send("finish", unit.shard.name, unit.shard.entry.size, left)
+            rows += table.num_rows - ends.num_rows
+            answered += sum(part.span for part in by_shard(table.filter(pc.invert(table.column(schema.END)))).values())
+            closing = ends.filter(pc.is_valid(ends.column(schema.TOTAL)))
+            if closing.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
+                left = closing.column(schema.TOTAL)[0].as_py() - sum(stop - start for start, stop in unit.done)
+                wanted = round(left * rows / answered) if answered else 0
+                self.report.send("finish", unit.shard.name, unit.shard.entry.size, wanted)
             if table.num_rows:
                 yield table
             if self.report.ask("stopping"):

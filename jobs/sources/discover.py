@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -29,13 +30,28 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
         layout = parquet.describe(storage, shards, config)
     else:
         layout = webdataset.describe(storage, shards, sidecars, config)
-    return Source(layout, tuple(shards), _say(layout, shards, len(sidecars)))
+    if config.limit is not None:
+        shards = _first(storage, layout, shards, config.limit)
+    return Source(layout, tuple(shards), _say(layout, shards, len(sidecars), config))
 
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     """Raw rows of one unit, in the schema of the layout."""
     reader = {"parquet": parquet.read, "webdataset": webdataset.read}[layout.format]
     return reader(storage, layout, unit)
+
+
+def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int) -> list[Shard]:
+    """The shards that hold the first `limit` selected rows; the last one counts as ending with the last of them."""
+    chosen: list[Shard] = []
+    rows = {"parquet": parquet.selected, "webdataset": webdataset.selected}[layout.format]
+    for shard in shards:
+        for row in rows(storage, layout, shard):
+            limit -= 1
+            if limit == 0:
+                return [*chosen, replace(shard, until=row + 1)]
+        chosen.append(shard)
+    return chosen
 
 
 def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
@@ -99,13 +115,19 @@ def _seen(listed: list[Shard]) -> str:
     return "found " + (", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "only markers") + " there"
 
 
-def _say(layout: Layout, shards: Sequence[Shard], sidecars: int) -> str:
+def _say(layout: Layout, shards: Sequence[Shard], sidecars: int, config: SourceConfig) -> str:
     size = sum(shard.entry.size for shard in shards) / 1e9
     column = ".".join(filter(None, (layout.images[0], layout.leaf)))
     image = column if layout.format == "parquet" else "the image members"
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
     parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
     parts.append(f"ids from {layout.key}" if layout.key else "no ids")
+    if config.where is not None:
+        parts.append(f"rows where {config.where}")
+    if config.sample is not None:
+        parts.append(f"a sample of {config.sample.fraction:.3g}")
+    if config.limit is not None:
+        parts.append(f"the first {config.limit:,}")
     if sidecars:
         parts.append(f"{sidecars} sidecars skipped")
     return ", ".join(parts)

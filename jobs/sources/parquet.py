@@ -1,19 +1,23 @@
 """Parquet shards with image bytes: COYO columns plus `image`, Hugging Face Image structs, img2dataset's `jpg`."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
 from jobs.errors import Reason, SourceError
 from jobs.provenance import outside
-from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, end_of, rejected, unreadable
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, rejected, unreadable
 from jobs.sources.columns import ONE_TYPE, check, copied, layout_of, needed
+from jobs.sources.selection import Mask
+from jobs.sources.sieve import Sieve
 from jobs.storage import Storage
 
 PREFETCH_LIMIT = 192 << 20  # a bigger row group is streamed column by column, not held whole
@@ -39,32 +43,115 @@ def row_groups(storage: Storage, shard: Shard) -> list[tuple[int, int]]:
         return []
 
 
+def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
+    """The numbers of the selected rows, in order, from the columns that say so alone."""
+    unit = Unit(shard)
+    try:
+        footer = _footer(storage, shard)
+        groups = _groups(storage, footer, layout, unit)
+    except Damaged:
+        return  # the shard's reader says so
+    for group in groups:
+        try:
+            taken = _taken(storage, footer, layout, unit, group)
+        except Damaged:
+            taken = np.ones(group.count, bool)  # each one a reject
+        yield from (np.flatnonzero(taken) + group.first).tolist()
+
+
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     """The unit's rows, then the shard's end: from its last unit, and from any that meets damage."""
-    name = unit.shard.name
     try:
         footer = _footer(storage, unit.shard)
+        groups = _groups(storage, footer, layout, unit)
     except Damaged as exc:
-        yield end_of(layout, name, 0, f"the Parquet footer cannot be read: {exc}")
+        yield Sieve(layout, unit).end(0, 0, f"the Parquet footer cannot be read: {exc}")
         return
-    groups = _extents(footer)
+    total = footer.num_rows if unit.shard.until is None else min(footer.num_rows, unit.shard.until)
+    sieve = Sieve(layout, unit, groups[0].first if groups else total)
     damage = None
-    for index in range(len(groups)) if unit.row_groups is None else unit.row_groups:
-        first = sum(rows for rows, _ in groups[:index])
-        rows, _ = groups[index]
-        if not outside(np.arange(first, first + rows), unit.done).any():
-            continue
-        at = first
+    for group in groups:
+        at, left = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
         try:
-            for batch in _batches(storage, unit.shard, footer, index, layout):
-                yield _raw(batch, layout, unit, at)
-                at += batch.num_rows
+            taken = _taken(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
+            if not taken.any():
+                yield sieve.sift(at, taken)
+                continue
+            for batch in _batches(storage, unit.shard, footer, group, layout):
+                here = taken[at - group.first :][: batch.num_rows]
+                yield _raw(batch.slice(0, here.size), layout, unit, at, here, sieve)
+                at += here.size
         except Damaged as exc:
-            damage = f"row group {index} cannot be read from row {at}: {exc}"
-            lost = np.arange(at, first + rows)
-            yield unreadable(layout, name, lost[outside(lost, unit.done)].tolist(), damage)
-    if damage or unit.last:
-        yield end_of(layout, name, footer.num_rows, damage)
+            damage = f"row group {group.index} cannot be read from row {at}: {exc}"
+            lost = unreadable(layout, unit.shard.name, at, group.stop - at, damage)
+            yield sieve.sift(at, np.ones(group.stop - at, bool), lost)
+    yield sieve.end(groups[-1].stop if groups else total, total if damage or unit.last else None, damage)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group: rows `first` to `stop` of the shard; `matches` is false where its statistics rule it out."""
+
+    index: int
+    first: int
+    stop: int
+    stored: int
+    matches: bool
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.first
+
+
+def _groups(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Unit) -> list[_Group]:
+    extents = _extents(footer)
+    ends = np.cumsum([0, *(rows for rows, _ in extents)]).tolist()
+    until = ends[-1] if unit.shard.until is None else unit.shard.until
+    matching = _matching(storage, layout, unit.shard, len(extents))
+    return [
+        _Group(i, ends[i], min(ends[i + 1], until), extents[i][1], i in matching)
+        for i in (range(len(extents)) if unit.row_groups is None else unit.row_groups)
+        if ends[i] < until
+    ]
+
+
+def _matching(storage: Storage, layout: Layout, shard: Shard, count: int) -> set[int]:
+    """Row groups that may hold rows which `where` selects, by their statistics. Raises Damaged."""
+    condition = layout.selection.condition
+    if condition is None:
+        return set(range(count))
+    try:
+        fragment = ds.ParquetFileFormat().make_fragment(storage.open(shard.entry))
+        kinds = pa.schema(layout.selection.fields)
+        return {group.id for group in fragment.subset(condition.condition, schema=kinds).row_groups}
+    except BROKEN as exc:
+        raise Damaged(str(exc)) from exc
+
+
+def _taken(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Unit, group: _Group) -> Mask:
+    """bool [rows]: which rows are selected, by the columns that `where` names and no others. Raises Damaged."""
+    selection, name = layout.selection, unit.shard.name
+    if not group.matches:
+        return np.zeros(group.count, bool)
+    if not selection.fields:
+        return selection.takes(name, group.first, group.count, pa.table({}))
+    try:
+        file = pq.ParquetFile(storage.open(unit.shard.entry), metadata=footer, pre_buffer=True)
+        check(file.schema_arrow, unit.shard.entry.path, selection.names)
+        columns = file.read_row_group(group.index, columns=selection.names, use_threads=False)
+    except BROKEN as exc:
+        raise Damaged(str(exc)) from exc
+    columns = columns.slice(0, group.count)
+    if columns.num_rows != group.count:
+        raise Damaged(f"it holds fewer rows than the footer's {group.count}")
+    sound, broken = {}, set[int]()
+    for field in selection.fields:
+        array, rows = _sound(columns.column(field.name).combine_chunks())
+        sound[field.name] = _as(array, field.type, field.name, unit.shard)
+        broken |= set(rows)
+    taken = selection.takes(name, group.first, group.count, pa.table(sound))
+    taken[list(broken)] = True  # what cannot be read cannot be left out: it becomes a reject
+    return taken
 
 
 def _footer(storage: Storage, shard: Shard) -> pq.FileMetaData:
@@ -84,18 +171,18 @@ def _extents(footer: pq.FileMetaData) -> list[tuple[int, int]]:
 
 
 def _batches(
-    storage: Storage, shard: Shard, footer: pq.FileMetaData, index: int, layout: Layout
+    storage: Storage, shard: Shard, footer: pq.FileMetaData, group: _Group, layout: Layout
 ) -> Iterator[pa.RecordBatch]:
     """The row group, never more rows than the footer says. Raises Damaged."""
-    rows, size = _extent(footer.row_group(index))
+    rows, size = group.count, group.stored
     seen = 0
     small = size <= PREFETCH_LIMIT
     options = {"pre_buffer": True} if small else {"pre_buffer": False, "buffer_size": BLOCK_BYTES}
     count = max(1, min(BLOCK_ROWS, BLOCK_BYTES * rows // max(1, size)))
     try:
         file = pq.ParquetFile(storage.open(shard.entry), metadata=footer, **options)
-        check(file.schema_arrow, shard.entry.path, layout)
-        for batch in file.iter_batches(count, row_groups=[index], columns=needed(layout), use_threads=False):
+        check(file.schema_arrow, shard.entry.path, needed(layout), layout)
+        for batch in file.iter_batches(count, row_groups=[group.index], columns=needed(layout), use_threads=False):
             seen += batch.num_rows
             if seen > rows:
                 break
@@ -106,25 +193,25 @@ def _batches(
         raise Damaged(f"it holds {'fewer' if seen < rows else 'more'} rows than the footer's {rows}")
 
 
-def _raw(batch: pa.RecordBatch, layout: Layout, unit: Unit, first: int) -> pa.Table:
+def _raw(batch: pa.RecordBatch, layout: Layout, unit: Unit, first: int, taken: Mask, sieve: Sieve) -> pa.Table:
     count, raw = batch.num_rows, layout.schema
+    rows = pa.array(np.arange(first, first + count, dtype=np.int32))
     columns: dict[str, Any] = {
         schema.SHARD: pa.repeat(unit.shard.name, count),
-        schema.ROW: pa.array(np.arange(first, first + count, dtype=np.int32)),
+        schema.ROW: rows,
+        schema.SINCE: rows,
         schema.END: pa.repeat(False, count),
         schema.IMAGE: _image(batch, layout),
     }
     broken: dict[int, str] = {}
     for name, column in copied(layout).items():
-        array, rows = _sound(batch.column(column))
+        array, unsound = _sound(batch.column(column))
         columns[name] = _as(array, raw.field(name).type, column, unit.shard)
-        broken |= dict.fromkeys(rows, f"{column} is no valid {array.type}; text must be UTF-8")
+        broken |= dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
     why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
     columns |= _rejects(columns[schema.IMAGE], why, broken)
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
-    table = pa.Table.from_arrays(arrays, schema=raw)
-    keep = outside(np.arange(first, first + count), unit.done)
-    return table if keep.all() else table.filter(pa.array(keep))
+    return sieve.sift(first, taken, pa.Table.from_arrays(arrays, schema=raw))
 
 
 def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:

@@ -13,14 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
 from jobs.errors import Reason, Reject, SourceError
-from jobs.sources import Damaged, Layout, Rows, Shard, Unit, end_of, first_of, rejected
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, first_of, rejected
 from jobs.sources.parquet import BROKEN
+from jobs.sources.selection import Selection
+from jobs.sources.sieve import Sieve
 from jobs.storage import Entry, Storage
 
 PEEK = 64  # samples read to learn the json's fields and their types
@@ -61,22 +65,61 @@ def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, E
             known = f"the json's fields: {', '.join(fields)}" if fields else "the tar has no json"
             raise SourceError(f"{shard.entry.path}: no json field {name!r} to keep (source.keep)", known)
     kept = tuple(pa.field(name, fields[name]) for name in config.keep)
-    return Layout("webdataset", images, (text,) if text else (), "__key__", pa.string(), kept)
+    selection = Selection.of(config, fields, shard.entry.path)
+    return Layout("webdataset", images, (text,) if text else (), "__key__", pa.string(), kept, selection=selection)
 
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     """The shard's samples, then its end; damage cuts a shard short, and the end says so."""
-    rows = Rows(layout, unit.shard.name, unit.done)
+    buffer = Buffer(layout, unit)
     damage = None
     try:
-        for sample in samples(storage, unit.shard.entry):
-            rows.add(_row(sample, layout))
-            if rows.full:
-                yield rows.take()
+        for sample in itertools.islice(samples(storage, unit.shard.entry), unit.shard.until):
+            buffer.add(_row(sample, layout))
+            if buffer.full:
+                yield buffer.take()
     except Damaged as exc:
         damage = str(exc)
-    yield rows.take()
-    yield end_of(layout, unit.shard.name, rows.count, damage)
+    yield buffer.take()
+    yield buffer.end(damage)
+
+
+class Buffer:
+    """Collects the rows of a tar, given one by one, into tables of bounded size."""
+
+    def __init__(self, layout: Layout, unit: Unit) -> None:
+        self._layout, self._shard = layout, unit.shard.name
+        self._sieve = Sieve(layout, unit)
+        self._first, self._bytes = 0, 0
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= BLOCK_BYTES or len(self._rows) >= BLOCK_ROWS
+
+    def add(self, row: dict[str, Any]) -> None:
+        at = self._first + len(self._rows)
+        self._rows.append({schema.SHARD: self._shard, schema.ROW: at, schema.SINCE: at, schema.END: False, **row})
+        self._bytes += len(row.get(schema.IMAGE) or b"")
+
+    def take(self) -> pa.Table:
+        rows, selection = self._rows, self._layout.selection
+        looked_at = pa.Table.from_pylist(rows, schema=pa.schema(selection.fields))
+        taken = selection.takes(self._shard, self._first, len(rows), looked_at)
+        taken |= np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
+        table = self._sieve.sift(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
+        self._first, self._rows, self._bytes = self._first + len(rows), [], 0
+        return table
+
+    def end(self, damage: str | None) -> pa.Table:
+        return self._sieve.end(self._first, self._first, damage)
+
+
+def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
+    """The numbers of the selected rows, in order; the tar is streamed as far as they are asked for."""
+    for table in read(storage, layout, Unit(shard)):
+        rows = table.filter(pc.invert(table.column(schema.END)))
+        yield from rows.column(schema.ROW).to_pylist()
 
 
 def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
@@ -151,8 +194,9 @@ def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
     if sample.damage:
         return row | rejected(Reason.SHARD_DAMAGED, sample.damage)
     try:
-        about = _json(sample) if layout.kept or layout.texts else {}
-        row |= {column.name: _kept(about, column) for column in layout.kept}
+        wanted = [*layout.kept, *layout.selection.fields]
+        about = _json(sample) if wanted or layout.texts else {}
+        row |= {column.name: _kept(about, column) for column in wanted}
         row[schema.TEXT] = _text(sample, about, layout)
     except Reject as exc:
         return row | rejected(exc.reason, exc.message)

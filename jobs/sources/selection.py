@@ -1,0 +1,76 @@
+"""Which rows of a source are wanted: `source.where`, `source.sample`; and how the others are accounted for."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.config import SourceConfig
+from jobs.errors import SourceError
+from jobs.sources.where import Where, parse
+
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`fields` are the columns that `where` names, with their types in the source."""
+
+    where: str | None = None
+    fields: tuple[pa.Field, ...] = ()
+    fraction: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: SourceConfig, columns: Mapping[str, pa.DataType], at: str) -> "Selection":
+        """Raises SourceError for a column that is not there, ConfigError for a condition that does not fit its type."""
+        fields: tuple[pa.Field, ...] = ()
+        if config.where is not None:
+            where = parse(config.where)
+            for name in where.columns:
+                if name not in columns:
+                    raise SourceError(f"{at}: no column {name!r} (source.where)", f"its columns: {', '.join(columns)}")
+            fields = tuple(pa.field(name, columns[name]) for name in where.columns)
+            where.holds(pa.schema(fields).empty_table())
+        sample = config.sample
+        return cls(config.where, fields, sample.fraction if sample else 1.0, sample.seed if sample else 0)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to look at."""
+        return [field.name for field in self.fields]
+
+    @property
+    def everything(self) -> bool:
+        return self.condition is None and self.fraction >= 1.0
+
+    @cached_property
+    def condition(self) -> Where | None:
+        return None if self.where is None else parse(self.where)
+
+    def takes(self, shard: str, first: int, count: int, columns: pa.Table | None) -> Mask:
+        """bool [count]: which of the rows from `first` on are wanted, by their `columns` and their place."""
+        taken = np.ones(count, bool)
+        if self.fraction < 1.0:
+            taken &= _drawn(f"{self.seed}/{shard}", first, count) < self.fraction
+        if self.condition is not None and columns is not None:
+            table = columns if columns.num_columns else pa.table({"": pa.nulls(count)})
+            taken &= self.condition.holds(table).to_numpy()
+        return taken
+
+
+EVERYTHING = Selection()
+
+
+def _drawn(salt: str, first: int, count: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """A number in [0, 1) for each row, a function of its address alone (splitmix64 of the row, started by a hash)."""
+    start = int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "little")
+    with np.errstate(over="ignore"):
+        z = np.uint64(start) + np.arange(first, first + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / (1 << 53)

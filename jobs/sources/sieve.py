@@ -1,0 +1,45 @@
+"""What is left of a unit's rows when the unselected and the finished ones are taken out, each row accounted for."""
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import schema
+from jobs.provenance import outside
+from jobs.sources import Layout, Unit
+from jobs.sources.selection import Mask
+
+
+class Sieve:
+    """Sees every row of a unit, in order. Each row it keeps answers for the unselected ones before it."""
+
+    def __init__(self, layout: Layout, unit: Unit, first: int = 0) -> None:
+        self._layout, self._unit = layout, unit
+        self._answered = first  # every row before this one is kept, finished, or answered for
+
+    def sift(self, first: int, taken: Mask, table: pa.Table | None = None) -> pa.Table:
+        """The rows from `first` on, by their raw `table`; without one, none of them is `taken`."""
+        rows = np.arange(first, first + taken.size)
+        left = outside(rows, self._unit.done)
+        keep = taken & left
+        # Behind each kept or finished row, a new stretch of unselected ones may begin.
+        stops = np.where(keep | ~left, rows + 1, 0)
+        since = np.maximum.accumulate(np.concatenate(([self._answered], stops)))
+        self._answered = int(since[-1])
+        stranded = ~left & (since[:-1] < rows)  # unselected ones, and then one that is finished: it cannot answer
+        parts = [self._passing(int(a), int(b)) for a, b in zip(since[:-1][stranded], rows[stranded], strict=True)]
+        if table is not None and keep.any():
+            at = table.schema.get_field_index(schema.SINCE)
+            table = table.set_column(at, self._layout.schema.field(at), pa.array(since[:-1], pa.int32()))
+            parts.insert(0, table if keep.all() else table.filter(pa.array(keep)))
+        return pa.concat_tables(parts) if parts else self._layout.schema.empty_table()
+
+    def end(self, stop: int, total: int | None, damage: str | None = None) -> pa.Table:
+        """The row that answers for what is left before `stop`; with a total it closes the shard."""
+        if total is None and self._answered >= stop:
+            return self._layout.schema.empty_table()
+        return self._passing(min(self._answered, stop), stop, total, damage)
+
+    def _passing(self, since: int, stop: int, total: int | None = None, damage: str | None = None) -> pa.Table:
+        row = {schema.SHARD: self._unit.shard.name, schema.SINCE: since, schema.ROW: stop}
+        row |= {schema.END: True, schema.TOTAL: total, schema.MESSAGE: damage}
+        return pa.Table.from_pylist([row], schema=self._layout.schema)

@@ -1,0 +1,219 @@
+"""Choosing rows: what `where`, `sample` and `limit` take is right, everything else is accounted for and not read."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import schema
+from jobs.errors import ConfigError, JobError
+from jobs.provenance import Coverage, Range, by_shard, without
+from jobs.sources import Source, Unit
+from jobs.sources.discover import read
+from jobs.sources.where import parse
+from jobs.storage import Entry, Storage
+from tests.sources import about, listed, of_jsons, read_all, read_one, refusal, write_parquet, write_tar
+
+COLUMNS = {
+    "n": list(range(100)),
+    "score": [None if n % 10 == 3 else n / 100 for n in range(100)],
+    "lang": [("en", "de", None)[n % 3] for n in range(100)],
+    "text": [f"picture {n}" for n in range(100)],
+    "image": [bytes([n]) * 20_000 for n in range(100)],
+}
+
+
+def shard(folder: Path, name: str = "0.parquet", group: int = 10) -> Path:
+    return write_parquet(folder / name, COLUMNS, group=group, compression="none")
+
+
+def numbers(table: pa.Table, text: str) -> list[int]:
+    return [row for row, held in enumerate(parse(text).holds(table).to_pylist()) if held]
+
+
+def accounted(tables: list[pa.Table]) -> Coverage:
+    """What the sink would write into a footer for these raw rows."""
+    table = pa.concat_tables(tables)
+    total = Coverage()
+    for row in table.to_pylist():
+        since, stop = row[schema.SINCE], row[schema.ROW] + (not row[schema.END])
+        ranges = ((since, stop),) if since < stop else ()
+        total |= Coverage(ranges, row[schema.TOTAL], None, stop - since - (not row[schema.END]))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n > 96", [97, 98, 99]),
+        ("3 <= n < 5 or n == 50", [3, 4, 50]),
+        ("score > 0.97 and lang == 'en'", [99]),
+        ("score is None and n < 20", [3, 13]),
+        ("score is not None and n < 3", [0, 1, 2]),
+        ("not score < 0.98", [98, 99]),  # null is not selected by not, either
+        ("lang not in ('en', 'de') and n < 9", []),
+        ("n in [5, 7, 1000]", [5, 7]),
+        ("'picture 4' in text and n < 45", [4, 40, 41, 42, 43, 44]),
+        ("len(text) < 10 and n > 8", [9]),
+        ("n * n / 3 > 3200", [98, 99]),
+        ("n - 98 > -0.5", [98, 99]),
+        ("column('n') == 7", [7]),
+    ],
+)
+def test_a_condition_takes_the_rows_it_says(text: str, expected: list[int]) -> None:
+    assert numbers(pa.table(COLUMNS), text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "n >", "n = 1", "n & 1", "n", "n > 'a'", "lang > 3", "nothing > 1", "__import__('os').remove('x')",
+        "(lambda: 1)()", "n.real > 1", "n if n else 1", "[n for n in text]", "n == None", "f'{n}' == '1'",
+        "text[0] == 'a'", "(" * 300 + "n" + ")" * 300, "10 ** 10 ** 10 > n", "n in text", "x\0 > 1",
+    ],
+)  # fmt: skip
+def test_what_is_no_condition_is_a_wrong_recipe_and_never_run(tmp_path: Path, text: str) -> None:
+    shard(tmp_path)
+    with pytest.raises(JobError, match=r"source\.where"):
+        listed(tmp_path, where=text)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    shard(tmp_path)
+    assert "no column 'aesthetic' (source.where)" in refusal(tmp_path, where="aesthetic > 5")
+    with pytest.raises(ConfigError, match="lang is string"):
+        listed(tmp_path, where="lang > 5")
+
+
+DONE = st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), max_size=4)
+WHERE = st.sampled_from([None, "n > 41", "lang == 'de'", "lang == 'en'", "n < 0", "score > 0.5", "24 < n < 61"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(where=WHERE, fraction=st.sampled_from([None, 0.3]), spans=DONE, split=st.booleans(), limit=st.integers(0, 60))
+def test_every_row_is_selected_or_answered_for_whatever_was_done_before(
+    tmp_path_factory: pytest.TempPathFactory, where: str | None, fraction: float | None, spans: list[Range],
+    split: bool, limit: int,
+) -> None:  # fmt: skip
+    folder = tmp_path_factory.mktemp("selection")
+    shard(folder)
+    keys: dict[str, Any] = {"where": where}
+    keys |= {"sample": {"fraction": fraction}} if fraction else {}
+    keys |= {"limit": limit} if limit else {}
+    whole = read_one(folder, **keys)
+    total = accounted(whole.tables)
+    assert total.complete
+    assert total.count == len(whole.numbers)
+    ended = total.total or 0
+    merged = Coverage()
+    for start, count in spans:
+        merged |= Coverage(((start, min(start + count, ended)),) if start < ended else ())
+    source = listed(folder, **keys)
+    left = [table for unit in units(source, merged.ranges, split) for table in read(Storage(), source.layout, unit)]
+    now = accounted(left)
+    assert now.ranges == without(((0, ended),) if ended else (), merged.ranges)  # nothing twice, nothing missing
+    rows = sorted(row["row"] for table in left for row in table.to_pylist() if not row["_end"])
+    assert rows == [n for n in whole.numbers if not any(a <= n < b for a, b in merged.ranges)]
+
+
+def units(source: Source, done: tuple[Range, ...], split: bool) -> list[Unit]:
+    (one,) = source.shards
+    if not split:
+        return [Unit(one, None, done)]
+    return [Unit(one, tuple(range(3)), done, last=False), Unit(one, tuple(range(3, 10)), done)]
+
+
+def test_tars_are_chosen_from_by_their_json(tmp_path: Path) -> None:
+    raw = of_jsons(
+        tmp_path, *[about(n=n, lang="en" if n % 2 else "de") for n in range(9)], where="n > 3 and lang == 'en'"
+    )
+    assert raw.numbers == [5, 7]
+    assert accounted(raw.tables) == Coverage(((0, 9),), 9, None, 7)
+
+
+def test_a_row_whose_columns_cannot_be_read_is_a_reject_and_not_left_out(tmp_path: Path) -> None:
+    raw = of_jsons(tmp_path, about(n=1), b"{", about(n="x"), about(n=5), where="n > 3")
+    assert (raw.numbers, raw.rejects) == ([1, 2, 3], {1: "bad_metadata", 2: "bad_metadata"})
+
+
+def test_a_sample_is_the_same_in_every_run_and_part_of_a_bigger_one(tmp_path: Path) -> None:
+    many = {"image": [b"x"] * 5000}
+    for name in ("a.parquet", "b.parquet"):
+        write_parquet(tmp_path / name, many)
+    taken = {
+        fraction: {name: set(raw.numbers) for name, raw in read_all(tmp_path, sample={"fraction": fraction}).items()}
+        for fraction in (0.01, 0.1, 0.5)
+    }
+    for name in ("a.parquet", "b.parquet"):
+        assert taken[0.01][name] < taken[0.1][name] < taken[0.5][name]
+    sizes = {fraction: sum(map(len, shards.values())) / 10_000 for fraction, shards in taken.items()}
+    assert sizes == pytest.approx({0.01: 0.01, 0.1: 0.1, 0.5: 0.5}, rel=0.25)
+    assert taken[0.1]["a.parquet"] != taken[0.1]["b.parquet"]
+    other = read_one(tmp_path / "a.parquet", sample={"fraction": 0.1, "seed": 1})
+    assert set(other.numbers) != taken[0.1]["a.parquet"]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, [1]), (100, [100]), (101, [100, 1]), (1000, [100, 100])])
+def test_a_limit_takes_the_first_rows_and_names_no_shard_behind_them(
+    tmp_path: Path, limit: int, expected: list[int]
+) -> None:
+    shard(tmp_path, "0.parquet")
+    shard(tmp_path, "1.parquet")
+    found = read_all(tmp_path, limit=limit)
+    assert [len(raw.numbers) for raw in found.values()] == expected
+    assert all(accounted(raw.tables).complete for raw in found.values())
+
+
+def test_a_limit_counts_selected_rows_in_tars_too(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        members = [(f"{n}.{kind}", data) for n in range(9) for kind, data in (("jpg", b"x"), ("json", about(n=n)))]
+        write_tar(tmp_path / name, members)
+    found = read_all(tmp_path, limit=5, where="n > 5")
+    assert [raw.numbers for raw in found.values()] == [[6, 7, 8], [6, 7]]
+    assert accounted(found["1.tar"].tables) == Coverage(((0, 8),), 8, None, 6)
+
+
+def test_a_selection_travels_to_other_processes(tmp_path: Path) -> None:
+    shard(tmp_path)
+    source = listed(tmp_path, where="n > 96", limit=2)
+    again = pickle.loads(pickle.dumps(source))
+    assert [table.num_rows for table in read(Storage(), again.layout, Unit(again.shards[0]))][-1] == 1
+
+
+class Counted(Storage):
+    """Counts the bytes it reads."""
+
+    def read_range(self, entry: Entry, start: int, end: int) -> bytes:
+        self.__dict__["bytes"] = self.__dict__.get("bytes", 0) + end - start
+        return super().read_range(entry, start, end)
+
+
+def bytes_read(source: Source) -> int:
+    storage = Counted()
+    for one in source.shards:
+        list(read(storage, source.layout, Unit(one)))
+    return int(storage.__dict__["bytes"])
+
+
+def test_row_groups_and_image_bytes_that_no_selected_row_needs_are_not_read(tmp_path: Path) -> None:
+    """By statistics for a sorted column; by reading that column first for one that is not."""
+    shard(tmp_path)
+    everything = bytes_read(listed(tmp_path))
+    assert everything > 2_000_000
+    assert bytes_read(listed(tmp_path, where="n >= 90")) < 0.2 * everything
+    assert bytes_read(listed(tmp_path, where="text == 'picture 55'")) < 0.2 * everything
+    assert bytes_read(listed(tmp_path, where="n < 0")) < 0.1 * everything
+
+
+def test_ranges_of_rows_that_answer_for_others_are_whole() -> None:
+    table = pa.table(
+        {schema.SHARD: ["a", "a", "b"], schema.ROW: pa.array([9, 4, 2], pa.int32()),
+         schema.SINCE: pa.array([5, 0, 2], pa.int32())}
+    )  # fmt: skip
+    assert by_shard(table) == {"a": Coverage(((0, 10),), unselected=8), "b": Coverage(((2, 3),))}
+    assert np.sum([part.count for part in by_shard(table).values()]) == 3
