@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from jobs import schema
-from jobs.config import JobConfig
+from jobs.config import JobConfig, SourceConfig
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
 from jobs.paths import JOB, ROWS, absolute, join
@@ -21,15 +21,12 @@ from jobs.storage import Storage
 _FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
-def pin(config: JobConfig, format: str, specs: tuple[Spec, ...]) -> JobConfig:
-    """The recipe with its format decided and each model's revision pinned: a hub commit, or a digest of its files.
+def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> JobConfig:
+    """The recipe with its source decided and each model's revision pinned: a hub commit, or a digest of its files.
 
     Local paths are pinned whole, so that it means the same from another folder.
     """
-    tree = config.model_dump()
-    path = config.source.path
-    tree["source"]["path"] = absolute(path) if isinstance(path, str) else tuple(absolute(each) for each in path)
-    tree["source"]["format"] = format
+    tree = config.model_dump() | {"source": source.model_dump()}
     tree["output"]["path"] = absolute(config.output.path)
     for spec in specs:
         tree["models"][spec.kind]["revision"] = spec.weights.revision

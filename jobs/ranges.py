@@ -88,7 +88,8 @@ def exactly(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
     if isinstance(fs, AsyncFileSystem):
         data = cast(bytes, sync(fs.loop, _get, fs, name, f"bytes={start}-{end - 1}", etag))
     else:
-        data = cast(bytes, fs.cat_file(name, start=start, end=end))
+        # Exactly these bytes: fsspec reads ahead by itself, and what it keeps lives no longer than this call.
+        data = cast(bytes, fs.cat_file(name, start=start, end=end, cache_type="none"))
         if etag and tag(fs.info(name)) != etag:
             raise Changed
     if len(data) != end - start:

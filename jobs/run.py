@@ -91,7 +91,7 @@ class _Job:
     def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
-        pinned = identity.pin(config, source.layout.format, specs)
+        pinned = identity.pin(config, source.pinned, specs)
         identity.claim(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 

@@ -25,7 +25,7 @@ class SourceConfig(Section):
     """What to read."""
 
     path: str | tuple[str, ...] = Field(
-        description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local or s3://"
+        description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local, s3:// or hf://"
     )
     format: Literal["auto", "parquet", "webdataset"] = Field("auto", description="auto looks at the files")
     keep: tuple[str, ...] = Field(

@@ -1,4 +1,4 @@
-"""A path becomes a filesystem, once, here: local folders and s3://, with the same verbs.
+"""A path becomes a filesystem, once, here: local folders, s3://, and hf:// to read, with the same verbs.
 
 Objects are put whole: readers see all of an object or none of it. Locally that is a temporary name, fsync and
 rename; on S3 one PUT or one completed multipart upload. Foreign errors are translated here, with a hint.
@@ -16,6 +16,7 @@ from typing import Any, cast
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
+from jobs import hub
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.paths import GLOB, absolute, expand_braces, is_local
@@ -37,9 +38,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Storage:
-    """Reads and writes local and s3:// paths. Picklable: each process makes its own connections."""
+    """Reads and writes local and s3:// paths, reads hf:// ones. Picklable: each process makes its own connections."""
 
     config: StorageConfig = field(default_factory=StorageConfig)
+
+    def pinned(self, path: str) -> str:
+        """The path as it will mean the same in the next run: absolute, or at one commit of the hub."""
+        return hub.pinned(path) if path.startswith(hub.SCHEME) else absolute(path)
 
     def find(self, path: str) -> list[Entry]:
         """Every object of a folder (recursively), a file, a glob or a brace pattern, sorted; one listing each.
@@ -90,6 +95,8 @@ class Storage:
         """Write one whole object, visible only when complete; replaces what is there."""
         with self._translate(path):
             fs, name = self._fs(path)
+            if path.startswith(hub.SCHEME):
+                raise StorageError(f"{path}: the hub is read only here", "write to a folder or s3://, and upload that")
             if is_local(path):
                 _put_local(name, data)
             else:
@@ -145,8 +152,10 @@ class Storage:
     def _fs(self, path: str) -> tuple[Any, str]:
         if is_local(path):
             return fsspec.filesystem("file"), absolute(path)
+        if path.startswith(hub.SCHEME):
+            return hub.filesystem(), path.removeprefix(hub.SCHEME)
         if not path.startswith("s3://"):
-            raise StorageError(f"{path}: not a path this job can reach", "local paths and s3:// are")
+            raise StorageError(f"{path}: not a path this job can reach", "local paths, s3:// and hf:// are")
         if not path.removeprefix("s3://").partition("/")[0]:
             raise StorageError(f"{path}: names no bucket", "s3:// paths are s3://bucket or s3://bucket/folder")
         client = {"region_name": self.config.region} if self.config.region else {}
@@ -203,7 +212,7 @@ class Storage:
 
     def _entries(self, path: str, infos: dict[str, dict[str, Any]]) -> list[Entry]:
         fs, _ = self._fs(path)
-        scheme = "" if is_local(path) else "s3://"
+        scheme = "" if is_local(path) else path[: path.index("//") + 2]
         found = []
         for name, info in infos.items():
             if info.get("islink") and os.path.isfile(name):
@@ -216,7 +225,10 @@ class Storage:
     def _translate(self, path: str) -> Iterator[None]:
         """Foreign errors into StorageError, in this one place."""
         try:
-            yield
+            with hub.complaints(path) if path.startswith(hub.SCHEME) else contextlib.nullcontext():
+                yield
+        except StorageError:
+            raise
         except NoCredentialsError as exc:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or storage.anonymous: true"
             raise StorageError(f"{path}: no credentials for S3", hint) from exc

@@ -16,7 +16,19 @@ JOBS = sorted(ROOT.glob("jobs/**/*.py"))
 CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
-BASE = {"config", "sections", "schema", "errors", "canvas", "storage", "paths", "ranges", "patience", "provenance"}
+BASE = {
+    "config",
+    "sections",
+    "schema",
+    "errors",
+    "canvas",
+    "storage",
+    "paths",
+    "hub",
+    "ranges",
+    "patience",
+    "provenance",
+}
 
 
 def place(path: Path) -> str:

@@ -24,6 +24,12 @@ def specs() -> tuple[Spec, ...]:
     return describe_models(demo_job("in", "out"), STORAGE)
 
 
+def pin(config: JobConfig, specs: tuple[Spec, ...]) -> JobConfig:
+    """As a run over Parquet shards does."""
+    decided = {"format": "parquet", "path": STORAGE.pinned(str(config.source.path))}
+    return identity.pin(config, config.source.model_copy(update=decided), specs)
+
+
 def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
     tree = config.model_dump()
     *sections, key = path.split(".")
@@ -37,7 +43,7 @@ def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
 @pytest.fixture
 def pinned(specs: tuple[Spec, ...], tmp_path: Path) -> JobConfig:
     """A job that has claimed its output."""
-    config = identity.pin(demo_job("/data/coyo", tmp_path / "out"), "parquet", specs)
+    config = pin(demo_job("/data/coyo", tmp_path / "out"), specs)
     identity.claim(STORAGE, config)
     return config
 
@@ -51,7 +57,7 @@ def test_the_pinned_recipe_is_a_recipe_with_nothing_left_open(pinned: JobConfig,
     assert loaded.models.align is not None
     assert str(loaded.models.vit.revision).startswith("sha256:")
     assert loaded.models.vit.revision != loaded.models.align.revision
-    again = identity.pin(loaded, "parquet", describe_models(loaded, STORAGE))
+    again = pin(loaded, describe_models(loaded, STORAGE))
     assert identity.fingerprint(again) == identity.fingerprint(pinned)
     identity.claim(STORAGE, again)
 
@@ -84,7 +90,7 @@ def test_other_weights_under_the_same_name_are_refused(pinned: JobConfig, specs:
     newer = (replace(vit, weights=replace(vit.weights, revision="sha256:new")), align)
     unpinned = changed(pinned, "models.vit.revision", None)
     with pytest.raises(OutputError, match=r"models\.vit\.revision was 'sha256:.*', now 'sha256:new'"):
-        identity.claim(STORAGE, identity.pin(unpinned, "parquet", newer))
+        identity.claim(STORAGE, pin(unpinned, newer))
 
 
 def test_every_difference_is_shown_at_once(pinned: JobConfig) -> None:
@@ -119,7 +125,7 @@ def test_a_folder_with_somebodys_rows_is_not_taken_over(specs: tuple[Spec, ...],
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "theirs.parquet").write_bytes(b"PAR1")
     with pytest.raises(OutputError, match=r"has rows/ but no _job\.yaml"):
-        identity.claim(STORAGE, identity.pin(demo_job("/data/coyo", tmp_path), "parquet", specs))
+        identity.claim(STORAGE, pin(demo_job("/data/coyo", tmp_path), specs))
     assert not (tmp_path / "_job.yaml").exists()
 
 
@@ -145,7 +151,7 @@ def test_the_pinned_recipe_finds_its_source_from_anywhere(
 ) -> None:
     """`coyo-jobs run out/_job.yaml` and `coyo-jobs report out` from another directory found nothing."""
     monkeypatch.chdir(scenes_parquet.parent)
-    config = identity.pin(demo_job(scenes_parquet.name, tmp_path / "out"), "parquet", specs)
+    config = pin(demo_job(scenes_parquet.name, tmp_path / "out"), specs)
     monkeypatch.chdir(tmp_path)
     assert len(discover(STORAGE, config.source).shards) == 3
 
@@ -158,5 +164,5 @@ def test_two_folders_with_one_relative_name_are_two_jobs(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        prints.add(identity.fingerprint(identity.pin(demo_job("in", tmp_path / "out"), "parquet", specs)))
+        prints.add(identity.fingerprint(pin(demo_job("in", tmp_path / "out"), specs)))
     assert len(prints) == 2

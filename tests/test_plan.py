@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import plan as planning
+from jobs.config import SourceConfig
 from jobs.errors import ConfigError
 from jobs.meter import Reporter
 from jobs.plan import GROUP_BYTES, SPLIT_BYTES, Part, Work, plan
@@ -19,12 +20,14 @@ from jobs.storage import Entry, Storage
 from tests.sources import Raw, listed, overwrite, write_parquet
 
 MB = 1 << 20
+PINNED = SourceConfig(path="/none")
 
 
 def tars(*sizes: int) -> Source:
     """Tars are not opened for planning, so that these are not there."""
     layout = Layout("webdataset", ("jpg",), (), "__key__", pa.string(), ())
-    return Source(layout, tuple(Shard(f"{n}.tar", Entry(f"/none/{n}.tar", size)) for n, size in enumerate(sizes)), "")
+    shards = tuple(Shard(f"{n}.tar", Entry(f"/none/{n}.tar", size)) for n, size in enumerate(sizes))
+    return Source(layout, shards, "", PINNED)
 
 
 def planned(source: Source, coverage: dict[str, Coverage] | None = None, cores: int = 1, part: str = "1/1") -> Work:
@@ -55,7 +58,7 @@ def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 def test_complete_shards_are_skipped_and_never_opened() -> None:
     """Opening 3,000 finished shards on S3 makes every restart slow."""
-    big = Source(Layout("parquet", ("image",), (), None, pa.string(), ()), tars(SPLIT_BYTES * 2).shards, "")
+    big = Source(Layout("parquet", ("image",), (), None, pa.string(), ()), tars(SPLIT_BYTES * 2).shards, "", PINNED)
     work = planned(big, {"0.tar": Coverage(((0, 9),), 9)})
     assert work == Work(tasks=(), shards=1, shards_done=1, rows_done=9, bytes_left=0)
 
@@ -122,7 +125,7 @@ def test_damage_in_the_middle_of_a_split_file_is_said_and_the_file_counts_once(b
     (shard,) = listed(big.shards[0].entry.path).shards
     told: list[Any] = []
     reader = Reader(Storage(), big.layout, Reporter(lambda method, *args: told.append((method, *args))))
-    source = Source(big.layout, (shard,), "")
+    source = Source(big.layout, (shard,), "", PINNED)
     raw = Raw([table for task in planned(source).tasks for table in reader(task)])
     assert raw.numbers == list(range(95))
     assert raw.rejects == dict.fromkeys(range(10, 20), "shard_damaged")
@@ -140,7 +143,7 @@ def test_a_big_file_without_a_readable_footer_is_one_unit(big: Source) -> None:
     path = Path(big.shards[0].entry.path)
     path.write_bytes(path.read_bytes()[:-100])
     cut = Shard("0.parquet", Entry(str(path), path.stat().st_size))
-    assert planned(Source(big.layout, (cut,), "")).tasks == ((Unit(cut),),)
+    assert planned(Source(big.layout, (cut,), "", PINNED)).tasks == ((Unit(cut),),)
 
 
 def test_a_big_tar_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from jobs import schema
+from jobs.config import SourceConfig
 from jobs.errors import Reason, Stage
 from jobs.provenance import Range
 from jobs.sources.selection import EVERYTHING, Selection
@@ -68,11 +69,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus, listed and understood. `said` is what was decided about it, for the user."""
+    """A corpus, listed and understood. `said` is what was decided about it, for the user; `pinned` is its section of
+    the recipe, so that it means the same in the next run."""
 
     layout: Layout
     shards: tuple[Shard, ...]
     said: str
+    pinned: SourceConfig
 
 
 def rejected(reason: Reason, message: str) -> dict[str, str]:

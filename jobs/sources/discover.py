@@ -18,6 +18,7 @@ _SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")
 
 def discover(storage: Storage, config: SourceConfig) -> Source:
     """List, decide, describe. Raises SourceError when there is nothing to read or a column is not there."""
+    config = _pinned(storage, config)
     listed = _listed(storage, config)
     tars = _ending(listed, "webdataset")
     stems = {_stem(shard.name): shard.name for shard in tars}
@@ -32,7 +33,8 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
         layout = webdataset.describe(storage, shards, sidecars, config)
     if config.limit is not None:
         shards = _first(storage, layout, shards, config.limit)
-    return Source(layout, tuple(shards), _say(layout, shards, len(sidecars), config))
+    decided = config.model_copy(update={"format": form})
+    return Source(layout, tuple(shards), _say(layout, shards, len(sidecars), config), decided)
 
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
@@ -52,6 +54,15 @@ def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int
                 return [*chosen, replace(shard, until=row + 1)]
         chosen.append(shard)
     return chosen
+
+
+def _pinned(storage: Storage, config: SourceConfig) -> SourceConfig:
+    try:
+        path = config.path
+        pinned = storage.pinned(path) if isinstance(path, str) else tuple(storage.pinned(each) for each in path)
+    except StorageError as exc:
+        raise SourceError(f"source.path: {exc.message}", exc.hint) from exc
+    return config.model_copy(update={"path": pinned})
 
 
 def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
