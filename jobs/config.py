@@ -19,6 +19,7 @@ from jobs.errors import ConfigError
 from jobs.sections import (
     AlignConfig,
     ComputeConfig,
+    DatasetConfig,
     DecodeConfig,
     LimitsConfig,
     ModelsConfig,
@@ -33,6 +34,7 @@ from jobs.sections import (
 __all__ = [
     "AlignConfig",
     "ComputeConfig",
+    "DatasetConfig",
     "DecodeConfig",
     "JobConfig",
     "LimitsConfig",

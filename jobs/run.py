@@ -223,7 +223,7 @@ class _Job:
 def _check_output(storage: Storage, config: JobConfig) -> None:
     """The output can be written, and is not where the input is looked for."""
     results = join(absolute(config.output.path), ROWS, "part.parquet")
-    for path in [config.source.path] if isinstance(config.source.path, str) else config.source.path:
+    for path in config.source.paths:
         if listed_by(path, results):
             raise OutputError(
                 f"{config.output.path}: the output lies inside the source {path}",

@@ -21,13 +21,26 @@ class SampleConfig(Section):
     seed: int = Field(0, description="another seed, another sample")
 
 
+class DatasetConfig(Section):
+    """A data set that the `datasets` library can stream, or that it saved: instead of a path."""
+
+    name: str = Field(min_length=1, description="hub id, or a local folder")
+    config: str | None = Field(None, description="one of its configurations")
+    split: str = Field("train", description="one of its splits")
+    revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
+
+
 class SourceConfig(Section):
     """What to read."""
 
-    path: str | tuple[str, ...] = Field(
-        description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local, s3:// or hf://"
+    path: str | tuple[str, ...] | None = Field(
+        None,
+        description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local, s3:// or hf://",
     )
-    format: Literal["auto", "parquet", "webdataset"] = Field("auto", description="auto looks at the files")
+    dataset: DatasetConfig | None = Field(
+        None, description="instead of a path: {name: OWNER/NAME, split: train}, as the datasets library streams it"
+    )
+    format: Literal["auto", "parquet", "webdataset", "dataset"] = Field("auto", description="auto looks at the files")
     keep: tuple[str, ...] = Field(
         ("url", "width", "height"), description="source columns (WebDataset: json fields) to copy to the output"
     )
@@ -45,8 +58,8 @@ class SourceConfig(Section):
 
     @field_validator("path")
     @classmethod
-    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value or (isinstance(value, tuple) and "" in value):
+    def _not_empty(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if value is not None and (not value or (isinstance(value, tuple) and "" in value)):
             raise ValueError("is empty")
         return value
 
@@ -59,6 +72,16 @@ class SourceConfig(Section):
             why = "is a column of the output itself" if taken in schema.RESERVED else "starts with _, as the job's do"
             raise ValueError(f"names {taken!r}: {taken} {why}; rename it in the source")
         return value
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("needs a path, or else a dataset")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
 
 
 class DecodeConfig(Section):

@@ -52,7 +52,7 @@ def test_an_unknown_key_two_sections_deep_names_the_nearest_known_one() -> None:
 def test_every_mistake_is_reported_at_once() -> None:
     said = message(
         {
-            "source": {"format": "csv"},
+            "source": {"path": "", "format": "csv"},
             "models": {"vit": {"top_k": 0}, "align": {"txt": True}},
             "output": {"path": ""},
             "compute": {"batch_size": 0, "gpus": "all"},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from jobs import schema
-from jobs.config import SourceConfig
+from jobs.config import DatasetConfig, SourceConfig
 from jobs.errors import Reason, Stage
 from jobs.provenance import Range
 from jobs.sources.selection import EVERYTHING, Selection
@@ -40,6 +40,7 @@ class Layout:
     error: str | None = None
     leaf: str = ""
     selection: Selection = EVERYTHING
+    dataset: DatasetConfig | None = None
 
     @property
     def schema(self) -> pa.Schema:

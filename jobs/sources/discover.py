@@ -10,7 +10,7 @@ import pyarrow as pa
 from jobs.config import SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.paths import absolute, fixed_folder
-from jobs.sources import Layout, Shard, Source, Unit, parquet, webdataset
+from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, webdataset
 from jobs.storage import Entry, Storage
 
 _SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
@@ -18,6 +18,8 @@ _SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")
 
 def discover(storage: Storage, config: SourceConfig) -> Source:
     """List, decide, describe. Raises SourceError when there is nothing to read or a column is not there."""
+    if config.dataset is not None:
+        return streamed.describe(config)
     config = _pinned(storage, config)
     listed = _listed(storage, config)
     tars = _ending(listed, "webdataset")
@@ -39,6 +41,8 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
 
 def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     """Raw rows of one unit, in the schema of the layout."""
+    if layout.dataset is not None:
+        return streamed.read(layout, unit)
     reader = {"parquet": parquet.read, "webdataset": webdataset.read}[layout.format]
     return reader(storage, layout, unit)
 
@@ -58,18 +62,17 @@ def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int
 
 def _pinned(storage: Storage, config: SourceConfig) -> SourceConfig:
     try:
-        path = config.path
-        pinned = storage.pinned(path) if isinstance(path, str) else tuple(storage.pinned(each) for each in path)
+        pinned = tuple(storage.pinned(path) for path in config.paths)
     except StorageError as exc:
         raise SourceError(f"source.path: {exc.message}", exc.hint) from exc
-    return config.model_copy(update={"path": pinned})
+    return config.model_copy(update={"path": pinned[0] if isinstance(config.path, str) else pinned})
 
 
 def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
     """Every object below the paths that could be a shard, once, sorted by name."""
     several = not isinstance(config.path, str)
     found: dict[str, Shard] = {}
-    for path in [config.path] if isinstance(config.path, str) else config.path:
+    for path in config.paths:
         try:
             entries = storage.find(path)
         except StorageError as exc:

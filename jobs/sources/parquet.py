@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from jobs import schema
 from jobs.config import SourceConfig
-from jobs.errors import Reason, SourceError
+from jobs.errors import SourceError
 from jobs.provenance import outside
-from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, rejected, unreadable
-from jobs.sources.columns import ONE_TYPE, check, copied, layout_of, needed
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, unreadable
+from jobs.sources.batches import raw_of, taken_of
+from jobs.sources.columns import check, layout_of, needed
 from jobs.sources.selection import Mask
 from jobs.sources.sieve import Sieve
 from jobs.storage import Storage
@@ -79,7 +78,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
                 continue
             for batch in _batches(storage, unit.shard, footer, group, layout):
                 here = taken[at - group.first :][: batch.num_rows]
-                yield _raw(batch.slice(0, here.size), layout, unit, at, here, sieve)
+                yield sieve.sift(at, here, raw_of(batch.slice(0, here.size), layout, unit.shard, at))
                 at += here.size
         except Damaged as exc:
             damage = f"row group {group.index} cannot be read from row {at}: {exc}"
@@ -144,14 +143,7 @@ def _taken(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Unit
     columns = columns.slice(0, group.count)
     if columns.num_rows != group.count:
         raise Damaged(f"it holds fewer rows than the footer's {group.count}")
-    sound, broken = {}, set[int]()
-    for field in selection.fields:
-        array, rows = _sound(columns.column(field.name).combine_chunks())
-        sound[field.name] = _as(array, field.type, field.name, unit.shard)
-        broken |= set(rows)
-    taken = selection.takes(name, group.first, group.count, pa.table(sound))
-    taken[list(broken)] = True  # what cannot be read cannot be left out: it becomes a reject
-    return taken
+    return taken_of(columns, layout, unit.shard, group.first)
 
 
 def _footer(storage: Storage, shard: Shard) -> pq.FileMetaData:
@@ -191,79 +183,6 @@ def _batches(
         raise Damaged(str(exc)) from exc
     if seen != rows:
         raise Damaged(f"it holds {'fewer' if seen < rows else 'more'} rows than the footer's {rows}")
-
-
-def _raw(batch: pa.RecordBatch, layout: Layout, unit: Unit, first: int, taken: Mask, sieve: Sieve) -> pa.Table:
-    count, raw = batch.num_rows, layout.schema
-    rows = pa.array(np.arange(first, first + count, dtype=np.int32))
-    columns: dict[str, Any] = {
-        schema.SHARD: pa.repeat(unit.shard.name, count),
-        schema.ROW: rows,
-        schema.SINCE: rows,
-        schema.END: pa.repeat(False, count),
-        schema.IMAGE: _image(batch, layout),
-    }
-    broken: dict[int, str] = {}
-    for name, column in copied(layout).items():
-        array, unsound = _sound(batch.column(column))
-        columns[name] = _as(array, raw.field(name).type, column, unit.shard)
-        broken |= dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
-    why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
-    columns |= _rejects(columns[schema.IMAGE], why, broken)
-    arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
-    return sieve.sift(first, taken, pa.Table.from_arrays(arrays, schema=raw))
-
-
-def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:
-    image = batch.column(layout.images[0])
-    if layout.leaf and not pa.types.is_null(image.type):
-        image = pc.struct_field(image, layout.leaf)
-    return image.cast(pa.binary())
-
-
-def _sound(array: pa.Array) -> tuple[pa.Array, list[int]]:
-    """The array with nulls for values that are not of its type, and their rows: Arrow reads text without a look."""
-    if _valid(array):
-        return array, []
-    plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array  # rows share a dictionary
-    good = [row if _valid(plain.take(pa.array([row]))) else None for row in range(len(plain))]
-    return plain.take(pa.array(good, pa.int64())), [row for row, at in enumerate(good) if at is None]
-
-
-def _valid(array: pa.Array) -> bool:
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _rejects(image: pa.Array, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
-    """The columns that make rejects of the rows that are broken or have no bytes; none where there are no such rows."""
-    missing = np.flatnonzero(pc.is_null(image)).tolist()
-    if not missing and not broken:
-        return {}
-    fates: dict[int, dict[str, str]] = {}
-    for row in missing:
-        said = why[row].as_py()
-        fates[row] = rejected(Reason.NO_IMAGE, "the image bytes are null" + (f": {said}" if said else ""))
-    for row, message in broken.items():
-        fates[row] = rejected(Reason.BAD_METADATA, message)
-    return {
-        name: pa.array([fates.get(row, {}).get(name) for row in range(len(image))], pa.string())
-        for name in (schema.STAGE, schema.REASON, schema.MESSAGE)
-    }
-
-
-def _as(array: pa.Array, kind: pa.DataType, column: str, shard: Shard) -> pa.Array:
-    """In the layout's type, which is the first shard's: others may differ, within what Arrow converts."""
-    try:
-        return array if array.type == kind else array.cast(kind)
-    except pa.ArrowException as exc:
-        raise SourceError(
-            f"{shard.entry.path}: column {column!r} is {array.type}, which is not {kind} as in the first shard: {exc}",
-            ONE_TYPE,
-        ) from exc
 
 
 def _extent(group: Any) -> tuple[int, int]:

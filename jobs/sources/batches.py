@@ -1,0 +1,99 @@
+"""Arrow columns of a source become raw rows, in the layout's types."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs import schema
+from jobs.errors import Reason, SourceError
+from jobs.sources import Layout, Shard, rejected
+from jobs.sources.columns import ONE_TYPE, copied
+from jobs.sources.selection import Mask
+
+
+def raw_of(batch: pa.RecordBatch, layout: Layout, shard: Shard, first: int) -> pa.Table:
+    """The batch's rows, `first` and the next ones of the shard, as raw rows: those that cannot be read are rejects."""
+    count, raw = batch.num_rows, layout.schema
+    rows = pa.array(np.arange(first, first + count, dtype=np.int32))
+    columns: dict[str, Any] = {
+        schema.SHARD: pa.repeat(shard.name, count),
+        schema.ROW: rows,
+        schema.SINCE: rows,
+        schema.END: pa.repeat(False, count),
+        schema.IMAGE: _image(batch, layout),
+    }
+    broken: dict[int, str] = {}
+    for name, column in copied(layout).items():
+        array, unsound = _sound(batch.column(column))
+        columns[name] = _as(array, raw.field(name).type, column, shard)
+        broken |= dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
+    why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
+    columns |= _rejects(columns[schema.IMAGE], why, broken)
+    arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
+    return pa.Table.from_arrays(arrays, schema=raw)
+
+
+def taken_of(columns: pa.Table, layout: Layout, shard: Shard, first: int) -> Mask:
+    """bool [rows]: which rows are selected, by the columns that `where` names."""
+    sound, broken = {}, set[int]()
+    for field in layout.selection.fields:
+        array, rows = _sound(columns.column(field.name).combine_chunks())
+        sound[field.name] = _as(array, field.type, field.name, shard)
+        broken |= set(rows)
+    taken = layout.selection.takes(shard.name, first, columns.num_rows, pa.table(sound))
+    taken[list(broken)] = True  # what cannot be read cannot be left out: it becomes a reject
+    return taken
+
+
+def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:
+    image = batch.column(layout.images[0])
+    if layout.leaf and not pa.types.is_null(image.type):
+        image = pc.struct_field(image, layout.leaf)
+    return image.cast(pa.binary())
+
+
+def _sound(array: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The array with nulls for values that are not of its type, and their rows: Arrow reads text without a look."""
+    if _valid(array):
+        return array, []
+    plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array  # rows share a dictionary
+    good = [row if _valid(plain.take(pa.array([row]))) else None for row in range(len(plain))]
+    return plain.take(pa.array(good, pa.int64())), [row for row, at in enumerate(good) if at is None]
+
+
+def _valid(array: pa.Array) -> bool:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _rejects(image: pa.Array, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
+    """The columns that make rejects of the rows that are broken or have no bytes; none where there are no such rows."""
+    missing = np.flatnonzero(pc.is_null(image)).tolist()
+    if not missing and not broken:
+        return {}
+    fates: dict[int, dict[str, str]] = {}
+    for row in missing:
+        said = why[row].as_py()
+        fates[row] = rejected(Reason.NO_IMAGE, "the image bytes are null" + (f": {said}" if said else ""))
+    for row, message in broken.items():
+        fates[row] = rejected(Reason.BAD_METADATA, message)
+    return {
+        name: pa.array([fates.get(row, {}).get(name) for row in range(len(image))], pa.string())
+        for name in (schema.STAGE, schema.REASON, schema.MESSAGE)
+    }
+
+
+def _as(array: pa.Array, kind: pa.DataType, column: str, shard: Shard) -> pa.Array:
+    """In the layout's type, which is the first shard's: others may differ, within what Arrow converts."""
+    try:
+        return array if array.type == kind else array.cast(kind)
+    except pa.ArrowException as exc:
+        raise SourceError(
+            f"{shard.entry.path}: column {column!r} is {array.type}, which is not {kind} as in the first shard: {exc}",
+            ONE_TYPE,
+        ) from exc
