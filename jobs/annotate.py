@@ -109,6 +109,11 @@ def _dtype(kind: str, device: str, precision: str) -> torch.dtype:
     return torch.bfloat16 if kind == "vit" and torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
+def gpus_here() -> int:
+    """GPUs that torch can use on this machine."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def pixels_of(table: pa.Table, canvas: str) -> torch.Tensor:
     """uint8 [n, height, width, 3], without a copy when the column is in one piece."""
     column = table.column(canvas).combine_chunks()

@@ -71,6 +71,19 @@ def _add_runners(commands: Any) -> None:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="models.vit.top_k=3; repeatable")
     run.add_argument("--part", metavar="I/N", help="only the shards of part I of N; N runs make one output, anywhere")
 
+    plan = _add(commands, "plan", _plan, "what a job will take, from a trial of a few rows; writes nothing")
+    plan.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
+    plan.add_argument("--rows", type=_positive, default=256, help="rows to try (256)")
+    plan.add_argument("--gpus", type=_positive, help="GPUs the job will have (those of this machine)")
+    plan.add_argument("--cpus", type=_positive, help="CPU cores it will have (those of this machine)")
+    plan.add_argument("--price", type=float, help="of a GPU for an hour")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+
+    doctor = _add(commands, "doctor", _doctor, "look at everything a job needs, and say what to do where it is missing")
+    doctor.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://")
+    doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
+
     retry = _add(commands, "retry", _retry, "compute again the rows that were rejected for the named reasons")
     retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
     retry.add_argument("--reason", action="append", default=[], help="repeatable (default: the transient ones)")
@@ -125,6 +138,27 @@ def _run(args: argparse.Namespace) -> int:
     summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
     return DAMAGED if summary.damaged_shards else DONE
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from jobs.config import JobConfig
+    from jobs.forecast import forecast
+
+    config = JobConfig.load(args.recipe, args.set)
+    found = forecast(config, rows=args.rows, gpus=args.gpus, cpus=args.cpus, price=args.price)
+    print(found.to_json() if args.json else found)
+    return DONE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from jobs.config import JobConfig
+    from jobs.doctor import examine
+
+    healthy = True
+    for finding in examine(JobConfig.load(args.recipe, args.set)):
+        print(finding, flush=True)
+        healthy &= finding.ok
+    return DONE if healthy else FAILED
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     part, storage = part or Part(), Storage(config.storage)
     source = discover(storage, config.source)
     _say(f"source    {source.said}")
-    _check_output(storage, config)
+    check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
     shards = [shard.name for shard in source.shards if part.holds(shard)]
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
@@ -220,7 +220,7 @@ class _Job:
         return summary
 
 
-def _check_output(storage: Storage, config: JobConfig) -> None:
+def check_output(storage: Storage, config: JobConfig) -> None:
     """The output can be written, and is not where the input is looked for."""
     results = join(absolute(config.output.path), ROWS, "part.parquet")
     for path in config.source.paths:

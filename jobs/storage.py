@@ -117,6 +117,13 @@ class Storage:
                 raise
             return True
 
+    def date_of(self, path: str) -> str:
+        """The time by an S3 store's own clock, as HTTP writes it."""
+        with self._translate(path):
+            fs, name = self._fs(path)
+            answer = fs.call_s3("list_objects_v2", Bucket=name.partition("/")[0], MaxKeys=1)
+            return str(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
     def exists(self, path: str) -> bool:
         with self._translate(path):
             fs, name = self._fs(path)
