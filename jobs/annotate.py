@@ -51,7 +51,10 @@ class Annotator:
         """Rows that are good get every model's columns; rejects and ends pass with nulls."""
         laps = laps or Laps()
         good = pc.and_(pc.is_null(decoded.column(schema.REASON)), pc.invert(decoded.column(schema.END)))
-        carried = [name for name in decoded.column_names if name not in self._consumed]
+        consumed = {spec.canvas.name for spec in self._specs}
+        if schema.IMAGE not in decoded.column_names:  # kept images keep their texts
+            consumed.add(schema.TEXT)
+        carried = [name for name in decoded.column_names if name not in consumed]
         passing = decoded.filter(pc.invert(good)).select(carried)
         working = decoded if passing.num_rows == 0 else decoded.filter(good)  # a filter copies the pixels
         fields = [field for spec in self._specs for field in spec.fields]
@@ -93,10 +96,6 @@ class Annotator:
             moved = pixels.pin_memory().to(self._device, non_blocking=True)
         stream.synchronize()
         return moved
-
-    @property
-    def _consumed(self) -> set[str]:
-        return {schema.TEXT, *(spec.canvas.name for spec in self._specs)}
 
 
 def _dtype(kind: str, device: str, precision: str) -> torch.dtype:

@@ -7,6 +7,7 @@ from fsspec.utils import glob_translate
 
 # What an output holds: two folders of Parquet objects, and small files beside them.
 ROWS, REJECTS = FOLDERS = ("rows", "rejects")
+IMAGES = "images"  # with output.keep_images
 JOB, LABEL_NAMES, SUMMARY, SUCCESS = "_job.yaml", "_labels.json", "_summary.json", "_SUCCESS"
 
 GLOB = re.compile(r"[*?\[]")

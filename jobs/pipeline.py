@@ -26,7 +26,7 @@ from jobs.errors import ClusterError, Stage
 from jobs.meter import Laps, Reporter
 from jobs.models import Spec
 from jobs.plan import Task
-from jobs.render import paint_rows, render
+from jobs.render import Render, paint_rows, render
 from jobs.sources import Layout
 from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
@@ -93,7 +93,7 @@ def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, f
         threads=threads,
         decode_cpus=free if compute.decode_cpus == "auto" else min(compute.decode_cpus, free),
         batch_size=_or(compute.batch_size, 128 if device == "cuda" else 32),
-        rows_per_file=_or(output.rows_per_file, 8192 if device == "cuda" else 1024),
+        rows_per_file=_or(output.rows_per_file, _rows_per_file(device, output)),
     )
 
 
@@ -161,7 +161,7 @@ class Decoder:
         block = _block(raw)
         how = self.report.ask("begin", block)
         if how == "stop":
-            return paint_rows(raw.slice(0, 0), self.config.decode, self.canvases)
+            return self._painted(raw.slice(0, 0), None)
         decoded = self._carefully(raw) if how == "carefully" else self._quickly(raw)
         self.report.send("end", block)
         self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None))
@@ -174,14 +174,18 @@ class Decoder:
                 watch.restart()
                 return render(data, self.config.decode, self.canvases, fast=self.config.compute.canvas == "fast")
 
-            return paint_rows(raw, self.config.decode, self.canvases, by)
+            return self._painted(raw, by)
 
     def _carefully(self, raw: pa.Table) -> pa.Table:
         child = Child(self.config.decode, self.canvases, self.config.limits.decode_seconds)
         try:
-            return paint_rows(raw, self.config.decode, self.canvases, child)
+            return self._painted(raw, child)
         finally:
             child.close()
+
+    def _painted(self, raw: pa.Table, by: Render | None) -> pa.Table:
+        keep = self.config.output.keep_images != "no"
+        return paint_rows(raw, self.config.decode, self.canvases, by, keep_images=keep)
 
     @property
     def canvases(self) -> list[Canvas]:
@@ -220,6 +224,12 @@ def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, dict[str, int]]
     if stage is not None:
         rejects = rejects.filter(pc.equal(rejects.column(schema.STAGE), stage.value))
     return rows.num_rows, dict(Counter(rejects.column(schema.REASON).to_pylist()))
+
+
+def _rows_per_file(device: str, output: OutputConfig) -> int:
+    """With images, 2048 of COYO's are about 0.1 GB: a writer holds them all."""
+    rows = 8192 if device == "cuda" else 1024
+    return rows if output.keep_images == "no" else min(rows, 2048)
 
 
 def _or(value: int | Any, otherwise: int) -> int:

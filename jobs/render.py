@@ -41,12 +41,19 @@ def _paint(picture: Picture, canvas: Canvas, config: DecodeConfig, fast: bool) -
     return paint(picture.image, canvas)
 
 
-def paint_rows(raw: pa.Table, config: DecodeConfig, canvases: Sequence[Canvas], by: Render | None = None) -> pa.Table:
+def paint_rows(
+    raw: pa.Table,
+    config: DecodeConfig,
+    canvases: Sequence[Canvas],
+    by: Render | None = None,
+    *,
+    keep_images: bool = False,
+) -> pa.Table:
     """Raw rows -> decoded rows, one to one: every canvas, or a reason and black canvases.
 
     `by` renders in another way than in this process.
     """
-    expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases])
+    expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases], images=keep_images)
     images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
     stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
     stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]

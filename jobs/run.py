@@ -1,6 +1,7 @@
 """run(config) -> Summary: plan, pipeline, finalise. The one way to run a job."""
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -13,14 +14,14 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster import local
-from jobs import __version__, identity, ledger, schema
+from jobs import __version__, identity, images, ledger, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import FOLDERS, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, absolute, join, listed_by
+from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, absolute, join, listed_by
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, metering
@@ -172,9 +173,10 @@ class _Job:
 
     def _writer(self, run: str) -> Writer:
         results = [field for spec in self.specs for field in spec.fields]
-        annotated = schema.annotated(self.source.layout.schema, results)
+        keep = self.config.output.keep_images
+        annotated = schema.annotated(self.source.layout.schema, results, images=keep != "no")
         about = {"run": run, "job": self.fingerprint, "version": __version__}
-        return Writer(self.storage, self.path, annotated, self.specs, about)
+        return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
     def _settled(self, committed: Ledger, run: str) -> Ledger:
         """What is committed now, less what orphans of a dead run wrote after this one was planned."""
@@ -186,6 +188,16 @@ class _Job:
             _say(f"output    {obj.entry.path}: its rows are elsewhere too; removed")
             self.storage.delete(obj.entry.path)
         return now.without(objects)
+
+    def _drop_orphaned_images(self, now: Ledger) -> None:
+        """Those whose rows object was never written, or dropped; when nobody is writing any more."""
+        form = self.config.output.keep_images
+        if form == "no":
+            return
+        promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
+        for entry in self.storage.tree(join(self.path, IMAGES)):
+            if os.path.basename(entry.path) not in promised:
+                self.storage.delete(entry.path)
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
         """Prove from the footers that every row is in exactly one object, and say so; or say what is missing."""
@@ -213,6 +225,7 @@ class _Job:
                 self.storage.put(
                     join(self.path, LABEL_NAMES), json.dumps(labels["vit"], ensure_ascii=False, indent=0).encode()
                 )
+            self._drop_orphaned_images(now)
             self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
             with suppress(StorageError):  # housekeeping, and a right that not every job has
                 self.storage.abort_uploads(self.path)

@@ -62,16 +62,31 @@ def canvas(name: str, height: int, width: int) -> pa.Field:
     return pa.field(name, pa.fixed_shape_tensor(pa.uint8(), (height, width, 3)))
 
 
-def decoded(raw: pa.Schema, canvases: Iterable[pa.Field]) -> pa.Schema:
-    return pa.schema([field for field in raw if field.name != IMAGE] + list(canvases))
+def decoded(raw: pa.Schema, canvases: Iterable[pa.Field], *, images: bool = False) -> pa.Schema:
+    """With `images` the encoded bytes travel on."""
+    return pa.schema([field for field in raw if images or field.name != IMAGE] + list(canvases))
 
 
-def annotated(raw: pa.Schema, results: Iterable[pa.Field]) -> pa.Schema:
-    return pa.schema([field for field in raw if field.name not in (TEXT, IMAGE)] + list(results))
+def annotated(raw: pa.Schema, results: Iterable[pa.Field], *, images: bool = False) -> pa.Schema:
+    return pa.schema([field for field in raw if images or field.name not in (TEXT, IMAGE)] + list(results))
 
 
 def rows(annotated: pa.Schema) -> pa.Schema:
     return pa.schema([field for field in annotated if not field.name.startswith("_")])
+
+
+def images(annotated: pa.Schema) -> pa.Schema:
+    """Of the columns between stages, those that an images object holds."""
+    fate = {field.name for field in _FATE}
+    return pa.schema(
+        [field for field in list(annotated)[: annotated.get_field_index(IMAGE) + 1] if field.name not in fate]
+    )
+
+
+def images_names(images: pa.Schema) -> list[str]:
+    """What these columns are called in an images object: as a source calls them."""
+    public = {TEXT: TEXT_NAMES[0], IMAGE: IMAGE_NAMES[0]}
+    return [public.get(name, name) for name in images.names]
 
 
 def rejects(annotated: pa.Schema) -> pa.Schema:

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from jobs import provenance, schema
+from jobs import images, provenance, schema
 from jobs.errors import Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import REJECTS, ROWS, join
+from jobs.paths import IMAGES, REJECTS, ROWS, join
 from jobs.provenance import Coverage
 from jobs.storage import Storage
 
@@ -33,6 +33,7 @@ class Writer:
     annotated: pa.Schema
     specs: tuple[Spec, ...]
     about: dict[str, str]
+    keep_images: str = "no"
 
     def write(self, table: pa.Table, name: str) -> None:
         """At most two objects, `rows/<name>` and `rejects/<name>`; each proves only its own rows."""
@@ -42,6 +43,9 @@ class Writer:
         closing = table.filter(ends)
         # A shard's end rides with either object; a batch of nothing but ends still needs one.
         if rows.num_rows:
+            if self.keep_images != "no":  # first: a rows object promises its images
+                path = join(self.path, IMAGES, images.name_of(name, self.keep_images))
+                self.storage.put(path, images.packed(_sorted(rows), self.keep_images))
             self._put(ROWS, name, rows, closing)
         if rejects.num_rows or not rows.num_rows:
             self._put(REJECTS, name, rejects, closing.slice(0, 0) if rows.num_rows else closing)
@@ -51,7 +55,7 @@ class Writer:
         self._put(folder, name, self.annotated.empty_table(), self.annotated.empty_table())
 
     def _put(self, folder: str, name: str, annotated: pa.Table, ends: pa.Table) -> None:
-        annotated = annotated.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+        annotated = _sorted(annotated)
         table = self._results(annotated) if folder == ROWS else self._rejects(annotated)
         reasons = json.dumps(_tally(annotated.column(schema.REASON)))
         about = provenance.encode(_coverage(annotated, ends), **self.about, reasons=reasons)
@@ -92,6 +96,10 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
     @property
     def min_rows_per_write(self) -> int:
         return self._rows
+
+
+def _sorted(annotated: pa.Table) -> pa.Table:
+    return annotated.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
 
 
 def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:

@@ -5,6 +5,7 @@ float32 with transformers' own processors.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -13,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, ledger, schema
+from jobs import identity, images, ledger, schema
 from jobs.config import JobConfig
 from jobs.errors import Reason, Stage
 from jobs.identity import load_job
 from jobs.ledger import Ledger, Object
-from jobs.paths import FOLDERS, REJECTS, SUCCESS, join
+from jobs.paths import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS, join
 from jobs.provenance import Coverage, by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -89,8 +90,22 @@ def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Che
     yield _check("every object was written by this job", len(books.objects), foreign)
     folders = [[o for o in books.objects if o.folder == folder] for folder in FOLDERS]
     yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
+    if config.output.keep_images != "no":
+        yield _check("each object of rows has its images", books.count(ROWS), _without_images(storage, config, books))
     done = storage.exists(join(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])
+
+
+def _without_images(storage: Storage, config: JobConfig, books: Ledger) -> list[str]:
+    form, problems = config.output.keep_images, []
+    there = {os.path.basename(entry.path): entry for entry in storage.tree(join(config.output.path, IMAGES))}
+    for obj in (obj for obj in books.objects if obj.folder == ROWS and obj.count):
+        name = images.name_of(os.path.basename(obj.entry.path), form)
+        if name not in there:
+            problems.append(f"{name} is not there")
+        elif (count := images.count(storage.open(there[name]), form)) != obj.count:
+            problems.append(f"{name} has {count} images for {obj.count} rows")
+    return problems
 
 
 def _twice(books: Ledger) -> list[str]:

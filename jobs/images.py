@@ -1,0 +1,74 @@
+"""The encoded images of good rows, kept beside their results: `images/<name>` holds the rows of `rows/<name>`.
+
+As shards that this and other systems read: Parquet with `image` and `text`, or WebDataset tars.
+"""
+
+import io
+import json
+import tarfile
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import schema
+
+_MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
+_ROW_GROUP = 64 << 20  # bytes: what a reader has to hold
+
+
+def name_of(rows: str, form: str) -> str:
+    """The name of the images object that belongs to a rows object's name."""
+    return rows if form == "parquet" else f"{rows.removesuffix('.parquet')}.tar"
+
+
+def packed(rows: pa.Table, form: str) -> memoryview:
+    """One shard of these annotated rows, whose images are still there."""
+    return (_parquet if form == "parquet" else _tar)(rows.select(schema.images(rows.schema).names))
+
+
+def count(file: Any, form: str) -> int:
+    """The images in one such object."""
+    if form == "parquet":
+        return int(pq.read_metadata(file).num_rows)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        return sum(member.name.endswith(f".{schema.JSON_SUFFIX}") for member in tar)
+
+
+def _parquet(rows: pa.Table) -> memoryview:
+    buffer = pa.BufferOutputStream()
+    table = rows.rename_columns(schema.images_names(rows.schema)).replace_schema_metadata(None)
+    group = max(1, _ROW_GROUP * table.num_rows // max(1, rows.nbytes))
+    pq.write_table(table, buffer, compression="zstd", row_group_size=group)
+    return memoryview(buffer.getvalue())
+
+
+def _tar(rows: pa.Table) -> memoryview:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for row in rows.to_pylist():
+            image, text = row.pop(schema.IMAGE), row.pop(schema.TEXT)
+            stem = f"{row[schema.SHARD].replace('/', '_').partition('.')[0]}-{row[schema.ROW]:09}"
+            about = json.dumps(row, ensure_ascii=False, default=_plain).encode()
+            _add(tar, f"{stem}.{_suffix(image)}", image)
+            _add(tar, f"{stem}.{schema.JSON_SUFFIX}", about)
+            if text is not None:
+                _add(tar, f"{stem}.txt", text.encode())
+    return buffer.getbuffer()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _suffix(image: bytes) -> str:
+    if image[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for magic, suffix in _MAGIC.items() if image.startswith(magic)), "img")
+
+
+def _plain(value: Any) -> str:
+    """Dates, decimals and bytes, which JSON has not."""
+    return value.hex() if isinstance(value, bytes) else str(value)
