@@ -21,6 +21,7 @@ from jobs.sections import (
     ComputeConfig,
     DatasetConfig,
     DecodeConfig,
+    FetchConfig,
     LimitsConfig,
     ModelsConfig,
     OutputConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "ComputeConfig",
     "DatasetConfig",
     "DecodeConfig",
+    "FetchConfig",
     "JobConfig",
     "LimitsConfig",
     "ModelsConfig",
@@ -51,6 +53,7 @@ class JobConfig(Section):
     """One job."""
 
     source: SourceConfig
+    fetch: FetchConfig = FetchConfig()
     decode: DecodeConfig = DecodeConfig()
     models: ModelsConfig = ModelsConfig()
     output: OutputConfig

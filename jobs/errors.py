@@ -64,6 +64,7 @@ class Stage(StrEnum):
     """Where in the pipeline something happened."""
 
     SOURCE = "source"
+    FETCH = "fetch"
     DECODE = "decode"
     ANNOTATE = "annotate"
     SINK = "sink"
@@ -80,14 +81,33 @@ class Reason(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"  # an image, of a format Pillow does not read (HEIC, JPEG XL, SVG)
     TRUNCATED = "truncated"  # the image's data ends early
     CORRUPT = "corrupt"  # starts like an image and cannot be decoded
-    TOO_LARGE = "too_large"  # more pixels than decode.max_pixels, or a decompression bomb
+    TOO_LARGE = "too_large"  # more bytes than fetch.max_bytes, pixels than decode.max_pixels, or a decompression bomb
     DECODE_CRASHED = "decode_crashed"  # the decoder died on this image, each time it was tried
     DECODE_TIMEOUT = "decode_timeout"  # decoding took longer than limits.decode_seconds
     NON_FINITE = "non_finite"  # a model gave NaN or infinity for this row
+    BAD_URL = "bad_url"  # not http or https, with credentials, or of a form that no browser writes
+    BLOCKED_ADDRESS = "blocked_address"  # leads to an address that is not public, and not in fetch.allow_networks
+    DNS = "dns"  # the host's name has no address
+    CONNECT = "connect"  # the host cannot be connected to, or the connection was lost before the last byte
+    TIMEOUT = "timeout"  # connecting, or the answer, took longer than fetch allows
+    THROTTLED = "throttled"  # the host asks for fewer requests (429), or for more rest than a url waits for
+    HTTP_404 = "http_404"  # gone: 404 or 410
+    HTTP_4XX = "http_4xx"  # refused: 401, 403, ...
+    HTTP_5XX = "http_5xx"  # the server failed
+    BAD_ANSWER = "bad_answer"  # breaks HTTP, redirects without end, or an encoding that was not asked for
+    ROBOTS = "robots"  # X-Robots-Tag forbids it (fetch.robots_header)
 
 
 # Reasons that another try may heal: what failed was a process or a network, not the picture.
-TRANSIENT = (Reason.DECODE_CRASHED, Reason.DECODE_TIMEOUT)
+TRANSIENT = (
+    Reason.DECODE_CRASHED,
+    Reason.DECODE_TIMEOUT,
+    Reason.DNS,
+    Reason.CONNECT,
+    Reason.TIMEOUT,
+    Reason.THROTTLED,
+    Reason.HTTP_5XX,
+)
 
 
 class Reject(Exception):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from jobs import ledger, provenance, schema
 from jobs.canvas import Pixels
-from jobs.config import JobConfig
+from jobs.config import FetchConfig, JobConfig
 from jobs.errors import SourceError
 from jobs.models import Spec
 from jobs.pipeline import Resources, decide
@@ -108,7 +108,7 @@ def forecast(
     here = gpus_here()
     resources = decide(config.compute, config.output, {"CPU": max(2, cores), "GPU": here and (gpus or here)})
     work = plan(storage, source, ledger.read(storage, config.output.path).coverage, cores=cores)
-    trial = _tried(storage, source, rows)
+    trial = _tried(storage, source, rows, config.fetch)
     decoded, decode_seconds = _decoded(trial, config, specs)
     done, model_rate = _annotated(Annotator(specs, resources.device, config.compute.precision), decoded, resources)
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)
@@ -143,7 +143,7 @@ class _Trial:
     stored: float
 
 
-def _tried(storage: Storage, source: Source, rows: int) -> _Trial:
+def _tried(storage: Storage, source: Source, rows: int, fetch: FetchConfig) -> _Trial:
     """Rows from a few places of the corpus. Raises SourceError when there are none."""
     shards = _spread(source.shards, _PLACES)
     since = time.perf_counter()
@@ -151,7 +151,7 @@ def _tried(storage: Storage, source: Source, rows: int) -> _Trial:
     answered = 0
     for shard in shards:
         found = 0
-        for table in read(storage, source.layout, Unit(shard)):
+        for table in read(storage, source.layout, Unit(shard), fetch):
             answered += sum(part.span for part in by_shard(table.filter(pc.invert(table.column(schema.END)))).values())
             answered += sum(end[schema.ROW] - end[schema.SINCE] for end in _ends(table))
             tables.append(table.filter(pc.invert(table.column(schema.END))))

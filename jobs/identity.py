@@ -1,7 +1,7 @@
 """Which job an output belongs to: `_job.yaml`, the recipe with everything pinned, and its fingerprint.
 
 The pinned recipe can be run again as it stands. What only says where or how fast a job runs is not part of what
-it is: `compute`, `limits`, `storage`, and the output's path and file size may change between two runs of one job.
+it is: `fetch`, `compute`, `limits`, `storage`, and the output's path and file size may change between two runs.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from jobs.models import Spec
 from jobs.paths import JOB, ROWS, absolute, join
 from jobs.storage import Storage
 
-_FREE = {"compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
+_FREE = {"fetch": ..., "compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
 def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> JobConfig:

@@ -113,9 +113,8 @@ class Pipeline:
         # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
         read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
         pool = {"num_gpus": 1} if r.device == "cuda" else {}
-        reader = Reader(
-            Storage(self.config.storage), self.layout, self.report, self.config.limits.unreadable_shards == "set_aside"
-        )
+        storage, set_aside = Storage(self.config.storage), self.config.limits.unreadable_shards == "set_aside"
+        reader = Reader(storage, self.layout, self.report, self.config.fetch, set_aside)
         return (
             ray.data.read_datasource(
                 ShardDatasource(tasks, reader), override_num_blocks=len(tasks), num_cpus=read_cpus,

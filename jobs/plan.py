@@ -1,5 +1,6 @@
 """What is left to read: the shards of the source less what the ledger says is committed, cut into read tasks."""
 
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from jobs.sources import Shard, Source, Unit, parquet
 from jobs.storage import Storage
 
 SPLIT_BYTES = 256 << 20  # a bigger Parquet file is read by several tasks, each some of its row groups
+URL_SPLIT_BYTES = 4 << 20  # 20,000 urls or so, minutes of fetching: a row group is the least that a task can read
 GROUP_BYTES = 32 << 20  # smaller shards share a task: starting one costs about 20 ms of two cores
 _THREADS = 32
 
@@ -74,12 +76,13 @@ def plan(
 
 
 def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[Unit]:
-    if source.layout.format != "parquet" or shard.entry.size <= SPLIT_BYTES:
+    split = {"parquet": SPLIT_BYTES, "urls": URL_SPLIT_BYTES}.get(source.layout.format, sys.maxsize)
+    if shard.entry.size <= split:
         return [Unit(shard, None, have.ranges)]
     parts: list[list[int]] = [[]]
     size = 0
     for index, (_, stored) in enumerate(parquet.row_groups(storage, shard)):
-        if parts[-1] and size + stored > SPLIT_BYTES:
+        if parts[-1] and size + stored > split:
             parts.append([])
             size = 0
         parts[-1].append(index)

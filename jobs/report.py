@@ -56,7 +56,7 @@ def sample(output: str, count: int) -> list[Pictured]:
     if results.num_rows == 0:
         return []
     addresses = set(zip(*(results.column(name).to_pylist() for name in (schema.SHARD, schema.ROW)), strict=True))
-    given = fetch(storage, discover(storage, config.source), addresses)
+    given = fetch(storage, discover(storage, config.source), addresses, config.fetch)
     found = [row for row in results.to_pylist() if (row[schema.SHARD], row[schema.ROW]) in given]
     texts = {id(row): given[row[schema.SHARD], row[schema.ROW]][0] for row in found}
     matches = _Matches([(texts[id(row)], row.get(schema.TEXT_EMBEDDING)) for row in found])

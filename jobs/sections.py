@@ -1,5 +1,7 @@
 """The sections of a recipe: every key, its default, its unit, and what it may not be."""
 
+import re
+from ipaddress import ip_network
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -30,6 +32,10 @@ class DatasetConfig(Section):
     revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
 
 
+def _seconds(default: float, description: str) -> Any:
+    return Field(default, gt=0.0, allow_inf_nan=False, strict=False, description=description)
+
+
 class SourceConfig(Section):
     """What to read."""
 
@@ -40,11 +46,14 @@ class SourceConfig(Section):
     dataset: DatasetConfig | None = Field(
         None, description="instead of a path: {name: OWNER/NAME, split: train}, as the datasets library streams it"
     )
-    format: Literal["auto", "parquet", "webdataset", "dataset"] = Field("auto", description="auto looks at the files")
+    format: Literal["auto", "parquet", "urls", "webdataset", "dataset"] = Field(
+        "auto", description="auto looks at the files"
+    )
     keep: tuple[str, ...] = Field(
         ("url", "width", "height"), description="source columns (WebDataset: json fields) to copy to the output"
     )
     image_column: str = Field("auto", description="column or tar suffix with the image bytes; auto: image, jpg, ...")
+    url_column: str = Field("auto", description="column with the images' urls, to fetch them; auto: url, image_url")
     text_column: str = Field("auto", description="column or tar suffix with the text; auto: text, caption, txt")
     key_column: str = Field("auto", description="column with the source's own id; auto: key, id")
     where: str | None = Field(None, description="rows to take, by their columns: watermark_score < 0.5 and width > 256")
@@ -82,6 +91,50 @@ class SourceConfig(Section):
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.path,) if isinstance(self.path, str) else self.path or ()
+
+
+class FetchConfig(Section):
+    """How urls are asked for; each process that reads has its own requests."""
+
+    contact: str | None = Field(
+        None, description="e-mail address or url where a site's owner can reach you; sent with every request"
+    )
+    requests: int = Field(256, gt=0, le=10_000, description="requests at once, in each process")
+    requests_per_host: int = Field(8, gt=0, description="of these to one host, at most")
+    connect_seconds: float = _seconds(10, "longer connecting, or looking up a name, is a failure, seconds")
+    read_seconds: float = _seconds(20, "longer silence of a server is a failure, seconds")
+    total_seconds: float = _seconds(60, "longer answers are failures, seconds; each redirect and retry begins anew")
+    max_bytes: int = Field(33_554_432, gt=0, description="larger files are rejects, bytes")
+    max_redirects: int = Field(5, ge=0, description="a url that redirects more often is a reject")
+    retries: int = Field(2, ge=0, description="more tries after a failure that may pass, with growing pauses")
+    robots_header: Literal["obey", "ignore"] = Field(
+        "obey", description="obey: X-Robots-Tag with noai, noimageai, noindex or noimageindex makes a reject"
+    )
+    allow_networks: tuple[str, ...] = Field(
+        (), description="networks such as 10.1.0.0/16 that urls may lead to although they are not public"
+    )
+
+    @field_validator("allow_networks", mode="before")
+    @classmethod
+    def _tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as exc:
+                raise ValueError(f"names {network!r}, which is not a network such as 10.1.0.0/16: {exc}") from None
+        return value
+
+    @field_validator("contact")
+    @classmethod
+    def _header(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[!-'*-\[\]-~]{1,200}", value):
+            raise ValueError(f"is {value!r}; it must be an e-mail address or a url, without spaces and brackets")
+        return value
 
 
 class DecodeConfig(Section):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import plan as planning
-from jobs.config import SourceConfig
+from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import ConfigError
 from jobs.meter import Reporter
 from jobs.plan import GROUP_BYTES, SPLIT_BYTES, Part, Work, plan
@@ -124,7 +124,7 @@ def test_damage_in_the_middle_of_a_split_file_is_said_and_the_file_counts_once(b
     overwrite(Path(big.shards[0].entry.path), "image", 0, lambda size: b"\xff" * size)
     (shard,) = listed(big.shards[0].entry.path).shards
     told: list[Any] = []
-    reader = Reader(Storage(), big.layout, Reporter(lambda method, *args: told.append((method, *args))))
+    reader = Reader(Storage(), big.layout, Reporter(lambda method, *args: told.append((method, *args))), FetchConfig())
     source = Source(big.layout, (shard,), "", PINNED)
     raw = Raw([table for task in planned(source).tasks for table in reader(task)])
     assert raw.numbers == list(range(95))

@@ -29,7 +29,7 @@ def compare(storage: Storage, config: JobConfig, books: Ledger, count: int) -> t
     """Compute `count` rows again: how many there were, and where the output differs from them."""
     rows = _sample(storage, books, count)
     addresses = [(row[schema.SHARD], row[schema.ROW]) for row in rows]
-    given = fetch(storage, discover(storage, config.source), addresses)
+    given = fetch(storage, discover(storage, config.source), addresses, config.fetch)
     problems = [f"{address}: not in the source any more" for address in addresses if address not in given]
     present = [row for row, address in zip(rows, addresses, strict=True) if address in given]
     pairs = [given[row[schema.SHARD], row[schema.ROW]] for row in present]

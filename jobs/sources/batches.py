@@ -30,7 +30,8 @@ def raw_of(batch: pa.RecordBatch, layout: Layout, shard: Shard, first: int) -> p
         columns[name] = _as(array, raw.field(name).type, column, shard)
         broken |= dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
     why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
-    columns |= _rejects(columns[schema.IMAGE], why, broken)
+    what = "the url is null" if layout.format == "urls" else "the image bytes are null"
+    columns |= _rejects(columns[schema.IMAGE], what, why, broken)
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
     return pa.Table.from_arrays(arrays, schema=raw)
 
@@ -51,6 +52,8 @@ def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:
     image = batch.column(layout.images[0])
     if layout.leaf and not pa.types.is_null(image.type):
         image = pc.struct_field(image, layout.leaf)
+    if pa.types.is_large_string(image.type):
+        image = image.cast(pa.string())
     return image.cast(pa.binary())
 
 
@@ -71,7 +74,7 @@ def _valid(array: pa.Array) -> bool:
     return True
 
 
-def _rejects(image: pa.Array, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
+def _rejects(image: pa.Array, what: str, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
     """The columns that make rejects of the rows that are broken or have no bytes; none where there are no such rows."""
     missing = np.flatnonzero(pc.is_null(image)).tolist()
     if not missing and not broken:
@@ -79,7 +82,7 @@ def _rejects(image: pa.Array, why: pa.Array, broken: dict[int, str]) -> dict[str
     fates: dict[int, dict[str, str]] = {}
     for row in missing:
         said = why[row].as_py()
-        fates[row] = rejected(Reason.NO_IMAGE, "the image bytes are null" + (f": {said}" if said else ""))
+        fates[row] = rejected(Reason.NO_IMAGE, what + (f": {said}" if said else ""))
     for row, message in broken.items():
         fates[row] = rejected(Reason.BAD_METADATA, message)
     return {

@@ -15,11 +15,7 @@ ONE_TYPE = "write every shard of a source with the same types"
 
 def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
     """Raises SourceError when a column that is needed is not there, or not of its kind."""
-    image = first_of(
-        config.image_column, [n for n in schema.IMAGE_NAMES if _leaf(columns, n) is not None], columns.names
-    )
-    if image is None or _leaf(columns, image) is None:
-        raise SourceError(_no_image(columns, where, config), f"its columns: {', '.join(columns.names)}")
+    image, form = _image(columns, where, config)
     # Unasked, only a column that can serve is taken: the source line says what was found.
     texts = [name for name in schema.TEXT_NAMES if _is_text(columns, name)]
     keys = [name for name in schema.KEY_NAMES if name in columns.names and _is_id(columns.field(name).type)]
@@ -35,12 +31,12 @@ def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
     if text and not _is_text(columns, text):
         raise SourceError(f"{where}: column {text!r} is {columns.field(text).type}, not text", "set source.text_column")
     return Layout(
-        format="parquet",
+        format=form,
         images=(image,),
         texts=(text,) if text else (),
         key=key,
         key_type=columns.field(key).type if key else pa.string(),
-        kept=_kept(columns, image, where, config),
+        kept=_kept(columns, image if form == "parquet" else "", where, config),
         error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
         leaf=_leaf(columns, image) or "",
         selection=Selection.of(config, {field.name: field.type for field in columns}, where),
@@ -71,6 +67,12 @@ def check(columns: pa.Schema, where: str, wanted: Sequence[str], layout: Layout 
     if layout is None:
         return
     kind = columns.field(layout.images[0]).type
+    if layout.format == "urls":
+        if not _is_text(columns, layout.images[0]):
+            raise SourceError(
+                f"{where}: column {layout.images[0]!r} is {kind}, no text as in the first shard", ONE_TYPE
+            )
+        return
     if _leaf(columns, layout.images[0]) != layout.leaf and not pa.types.is_null(kind):
         expected = f"struct with {layout.leaf}" if layout.leaf else "binary"
         raise SourceError(
@@ -100,12 +102,29 @@ def _is_text(columns: pa.Schema, name: str) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _no_image(columns: pa.Schema, where: str, config: SourceConfig) -> str:
-    if config.image_column != "auto":
-        return f"{where}: no column of image bytes named {config.image_column!r} (source.image_column)"
-    if first_of("auto", schema.URL_NAMES, columns.names):
-        return f"{where}: has urls but no image bytes; download them first, for example with img2dataset"
-    return f"{where}: no column of image bytes; looked for {', '.join(schema.IMAGE_NAMES)}"
+def _image(columns: pa.Schema, where: str, config: SourceConfig) -> tuple[str, str]:
+    """The column with the images' bytes, or else with their urls; and the format that makes of the source."""
+    hint = f"its columns: {', '.join(columns.names)}"
+    if config.format in ("auto", "parquet"):
+        held = [name for name in schema.IMAGE_NAMES if _leaf(columns, name) is not None]
+        image = first_of(config.image_column, held, columns.names)
+        if image is not None and _leaf(columns, image) is not None:
+            return image, "parquet"
+        if config.image_column != "auto":
+            wanted = f"no column of image bytes named {config.image_column!r} (source.image_column)"
+            raise SourceError(f"{where}: {wanted}", hint)
+    if config.format in ("auto", "urls"):
+        texts = [name for name in schema.URL_NAMES if _is_text(columns, name)]
+        url = first_of(config.url_column, texts, columns.names)
+        if url is not None and _is_text(columns, url):
+            return url, "urls"
+        if config.url_column != "auto":
+            raise SourceError(f"{where}: no column of text named {config.url_column!r} (source.url_column)", hint)
+    if config.format == "parquet" and first_of("auto", schema.URL_NAMES, columns.names):
+        raise SourceError(f"{where}: has urls but no image bytes", "source.format: urls fetches them")
+    looked = ", ".join(schema.URL_NAMES if config.format == "urls" else schema.IMAGE_NAMES)
+    what = {"urls": "urls", "parquet": "image bytes"}.get(config.format, "image bytes, nor of urls")
+    raise SourceError(f"{where}: no column of {what}; looked for {looked}", hint)
 
 
 def _kept(columns: pa.Schema, image: str, where: str, config: SourceConfig) -> tuple[pa.Field, ...]:

@@ -11,6 +11,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from jobs import schema
+from jobs.config import FetchConfig
 from jobs.errors import Stage, StorageError
 from jobs.meter import Reporter
 from jobs.provenance import by_shard
@@ -26,6 +27,7 @@ class Reader:
     storage: Storage
     layout: Layout
     report: Reporter
+    fetch: FetchConfig
     set_aside: bool = False
 
     def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
@@ -42,7 +44,7 @@ class Reader:
     def _unit(self, unit: Unit) -> Iterator[pa.Table]:
         since = time.perf_counter()
         rows = answered = 0
-        for table in read(self.storage, self.layout, unit):
+        for table in read(self.storage, self.layout, unit, self.fetch):
             ends = table.filter(table.column(schema.END))
             self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
             rows += table.num_rows - ends.num_rows

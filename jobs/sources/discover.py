@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from jobs.config import SourceConfig
+from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.paths import absolute, fixed_folder
-from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, webdataset
+from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, urls, webdataset
 from jobs.storage import Entry, Storage
 
-_SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+_SUFFIXES = {"parquet": (".parquet",), "urls": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 
 
 def discover(storage: Storage, config: SourceConfig) -> Source:
@@ -28,29 +28,31 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
     sidecars = {stems[_stem(table.name)]: table.entry for table in tables if _stem(table.name) in stems}
     tables = [table for table in tables if _stem(table.name) not in stems]
     form = _format(config, tars, tables, listed)
-    shards = tables if form == "parquet" else tars
-    if form == "parquet":
-        layout = parquet.describe(storage, shards, config)
-    else:
+    shards = tars if form == "webdataset" else tables
+    if form == "webdataset":
         layout = webdataset.describe(storage, shards, sidecars, config)
+    else:
+        layout = parquet.describe(storage, shards, config)
     if config.limit is not None:
         shards = _first(storage, layout, shards, config.limit)
-    decided = config.model_copy(update={"format": form})
+    decided = config.model_copy(update={"format": layout.format})
     return Source(layout, tuple(shards), _say(layout, shards, len(sidecars), config), decided)
 
 
-def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
-    """Raw rows of one unit, in the schema of the layout."""
+def read(storage: Storage, layout: Layout, unit: Unit, fetch: FetchConfig | None = None) -> Iterator[pa.Table]:
+    """Raw rows of one unit, in the schema of the layout. Without `fetch`, urls stay urls."""
+    if layout.format == "urls" and fetch is not None:
+        return urls.fetched(parquet.read(storage, layout, unit), fetch)
     if layout.dataset is not None:
         return streamed.read(layout, unit)
-    reader = {"parquet": parquet.read, "webdataset": webdataset.read}[layout.format]
+    reader = {"parquet": parquet.read, "urls": parquet.read, "webdataset": webdataset.read}[layout.format]
     return reader(storage, layout, unit)
 
 
 def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int) -> list[Shard]:
     """The shards that hold the first `limit` selected rows; the last one counts as ending with the last of them."""
     chosen: list[Shard] = []
-    rows = {"parquet": parquet.selected, "webdataset": webdataset.selected}[layout.format]
+    rows = {"webdataset": webdataset.selected}.get(layout.format, parquet.selected)
     for shard in shards:
         for row in rows(storage, layout, shard):
             limit -= 1
@@ -108,7 +110,7 @@ def _stem(name: str) -> str:
 
 
 def _format(config: SourceConfig, tars: list[Shard], tables: list[Shard], listed: list[Shard]) -> str:
-    wanted = {"parquet": tables, "webdataset": tars}
+    wanted = {"parquet": tables, "urls": tables, "webdataset": tars}
     if config.format != "auto":
         if not wanted[config.format]:
             endings = " or ".join(_SUFFIXES[config.format])
@@ -117,7 +119,7 @@ def _format(config: SourceConfig, tars: list[Shard], tables: list[Shard], listed
     if tars and tables:
         raise SourceError(
             f"source.path: {config.path} holds {len(tars)} tars and {len(tables)} Parquet files",
-            "set source.format to parquet or webdataset, or name one kind: *.tar",
+            "set source.format to parquet, urls or webdataset, or name one kind: *.tar",
         )
     if not tars and not tables:
         raise SourceError(f"source.path: no .parquet or .tar files at {config.path}", _seen(listed))
@@ -132,7 +134,7 @@ def _seen(listed: list[Shard]) -> str:
 def _say(layout: Layout, shards: Sequence[Shard], sidecars: int, config: SourceConfig) -> str:
     size = sum(shard.entry.size for shard in shards) / 1e9
     column = ".".join(filter(None, (layout.images[0], layout.leaf)))
-    image = column if layout.format == "parquet" else "the image members"
+    image = {"webdataset": "the image members", "urls": f"the urls in {column}"}.get(layout.format, column)
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
     parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
     parts.append(f"ids from {layout.key}" if layout.key else "no ids")

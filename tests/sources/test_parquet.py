@@ -83,9 +83,9 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ({"x": [1]}, {}, "no column of image bytes; looked for image, jpg"),
+        ({"x": [1]}, {}, "no column of image bytes, nor of urls; looked for image, jpg"),
         ({"image": ["a.jpg"]}, {}, "no column of image bytes"),
-        ({"url": ["http://x"], "text": ["a"]}, {}, "has urls but no image bytes; download them first"),
+        ({"url": ["http://x"], "text": ["a"]}, {"format": "parquet"}, "has urls but no image bytes"),
         ({"jpg": [b"a"]}, {"image_column": "photo"}, "named 'photo' (source.image_column)"),
         ({"jpg": [b"a"]}, {"keep": ["url"]}, "no column 'url' to keep"),
         ({"jpg": [b"a"]}, {"keep": ["jpg"]}, "'jpg' is the image column"),

@@ -1,0 +1,131 @@
+"""Shards of urls: every row is its image's bytes or a reject, in the same tables however often they are read."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from jobs.config import FetchConfig
+from jobs.lookup import fetch as look_up
+from jobs.sources import BLOCK_ROWS, Unit, urls
+from jobs.sources.discover import read
+from jobs.storage import Storage
+from tests.sources import Raw, listed, refusal, write_parquet
+from tests.sources.test_selection import accounted
+
+LOCAL = FetchConfig(allow_networks=("127.0.0.0/8",), retries=0, requests=32, requests_per_host=32)
+ROWS = 300
+
+
+class Site(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Page)
+        self.asked: Counter[str] = Counter()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Page(BaseHTTPRequestHandler):
+    """/N answers N thousand bytes of N; /gone/N is 404; /slow/N takes a second."""
+
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path] += 1
+        kind, _, number = self.path.strip("/").rpartition("/")
+        time.sleep(kind == "slow")
+        body = number.encode() * 1000
+        self.send_response(404 if kind == "gone" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def shards(tmp_path: Path, site: Site) -> Path:
+    kinds = {5: "gone/", 7: "slow/", 250: "gone/"}
+    columns = {
+        "id": list(range(ROWS)),
+        "url": [None if n == 9 else site.url(f"{kinds.get(n, '')}{n}") for n in range(ROWS)],
+        "text": [f"picture {n}" for n in range(ROWS)],
+        "score": [n / ROWS for n in range(ROWS)],
+    }
+    return write_parquet(tmp_path / "0.parquet", columns)
+
+
+def tables(path: Path, done: tuple[tuple[int, int], ...] = (), **keys: Any) -> Raw:
+    source = listed(path, **keys)
+    (one,) = source.shards
+    return Raw(list(read(Storage(), source.layout, Unit(one, None, done), LOCAL)))
+
+
+def test_every_row_is_bytes_or_a_reject_with_its_reason(shards: Path) -> None:
+    source = listed(shards, keep=["url"])
+    assert source.layout.format == source.pinned.format == "urls"
+    raw = tables(shards, keep=["url"])
+    assert sorted(raw.numbers) == list(range(ROWS))
+    assert raw.rejects == {5: "http_404", 9: "no_image", 250: "http_404"}
+    assert {row["_stage"] for row in raw.rows if row["row"] in (5, 250)} == {"fetch"}
+    assert all(row["_image"] == str(row["row"]).encode() * 1000 for row in raw.rows if not row["_reason"])
+    assert all(row["key"] == row["row"] and row["url"] for row in raw.rows if row["row"] != 9)
+    assert accounted(raw.tables).complete
+
+
+def test_tables_hold_the_same_rows_each_time_and_a_slow_answer_holds_up_only_its_own(shards: Path) -> None:
+    """A block that kills its decoder is found again by what it holds."""
+    raw = tables(shards)
+    held = [tuple(table.column("row").to_pylist()) for table in raw.tables if table.num_rows > 1]
+    assert set(held) == {tuple(range(a, min(a + BLOCK_ROWS, ROWS))) for a in range(0, ROWS, BLOCK_ROWS)}
+    assert held[-1][0] == 0  # the table with the slow row came last
+    assert set(held) == {tuple(t.column("row").to_pylist()) for t in tables(shards).tables if t.num_rows > 1}
+
+
+def test_rows_that_are_done_or_not_selected_are_not_asked_for(shards: Path, site: Site) -> None:
+    raw = tables(shards, done=((0, 200),), where="score < 0.9 and id != 220")
+    assert sorted(raw.numbers) == [n for n in range(200, 270) if n != 220]
+    assert sum(site.asked.values()) == 69
+    assert "/220" not in site.asked
+
+
+def test_images_that_wait_for_others_are_bounded_and_nothing_is_lost(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "_HELD", 1000)
+    raw = tables(shards)
+    assert sorted(raw.numbers) == list(range(ROWS))
+    assert accounted(raw.tables).complete
+
+
+def test_a_look_at_single_rows_asks_for_these_alone(shards: Path, site: Site) -> None:
+    found = look_up(Storage(), listed(shards), [("0.parquet", 3), ("0.parquet", 270)], LOCAL)
+    assert found == {("0.parquet", 3): ("picture 3", b"3" * 1000), ("0.parquet", 270): ("picture 270", b"270" * 1000)}
+    assert sum(site.asked.values()) == 2
+
+
+def test_urls_that_are_wanted_and_not_there_are_one_clear_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "0.parquet", {"url": [1], "image": [b"x"]})
+    assert "no column of urls" in refusal(tmp_path, format="urls")
+    assert "source.url_column" in refusal(tmp_path, format="urls", url_column="link")
+    write_parquet(tmp_path / "0.parquet", {"id": [1]})
+    assert "no column of image bytes, nor of urls" in refusal(tmp_path)
