@@ -1,6 +1,6 @@
 """Kill a job again and again, at random moments and in random parts, until it is done; then prove the output.
 
-    python -m benchmarks.kill_soak OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0]
+    python -m benchmarks.kill_soak OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0] [--set KEY=VALUE]
     python -m benchmarks.kill_soak --ceph               # on a real S3 server that it starts itself
 
 Without a corpus it draws one. Each round starts the same command, waits a random time, and kills: the driver with its
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--corpus", default="")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, as of run")
     args = parser.parse_args()
     if args.ceph and (absent := ceph.missing()):
         raise SystemExit(f"skipped: {absent[0]} is not installed; see benchmarks/ceph.py")
@@ -57,6 +58,7 @@ def soak(args: argparse.Namespace) -> None:
         tree = throughput.job(source, args.out, None).model_dump()
         tree["output"]["rows_per_file"] = 50
         job.write_text(JobConfig.of(tree).to_yaml())
+        job.write_text(JobConfig.load(job, args.set).to_yaml())
         kills: list[str] = []
         while len(kills) < args.kills:
             what = r.choice(["driver", "driver", *PARTS])
