@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs import __version__
+from jobs import __version__, cli_cluster
 from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_runners(commands)
     _add_readers(commands)
-    _add_cluster(commands)
+    cli_cluster.add(commands, _add, _add_recipe)
     return parser
 
 
@@ -80,46 +80,17 @@ def _add_runners(commands: Any) -> None:
 
 
 def _add_readers(commands: Any) -> None:
-    status = _add(commands, "status", _status, "where a job is, from its output alone")
     verify = _add(commands, "verify", _verify, "prove that an output is whole and right")
     report = _add(commands, "report", _report, "draw pictures with their top labels and best-matching texts")
     for command in (verify, report):
         command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
-    status.add_argument("output", metavar="OUTPUT|ID", help="a job's output folder, or a submission on a cluster")
-    _add_head(status)
-    for command in (status, verify):
-        command.add_argument("--json", action="store_true", help="as JSON")
+    verify.add_argument("--json", action="store_true", help="as JSON")
     verify.add_argument("--deep", action="store_true", help="check every value, not only the footers")
     verify.add_argument(
         "--sample", type=_positive, default=0, metavar="N", help="compute N rows again with plain transformers"
     )
     report.add_argument("--rows", type=_positive, default=24, help="pictures on the sheet (24)")
     report.add_argument("--to", default="contact_sheet.png", metavar="FILE", help="the picture (contact_sheet.png)")
-
-
-def _add_cluster(commands: Any) -> None:
-    submit = _add(commands, "submit", _submit, "run a job on a Ray cluster, or go on where it stopped; prints its id")
-    _add_recipe(submit)
-    submit.add_argument("--wait", action="store_true", help="show its log, and end with its exit code")
-    submit.add_argument("--id", metavar="ID", help="its name on the cluster (made from the output's and the time)")
-    submit.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable to forward; repeatable")
-    submit.add_argument(
-        "--no-credentials", action="store_true", help="forward no AWS_* and HF_TOKEN: the nodes have their own"
-    )
-    submit.add_argument(
-        "--installed", action="store_true", help="send no code: this version is installed on the cluster"
-    )
-    submit.add_argument(
-        "--shared-paths", action="store_true", help="local paths are the same folders on every node and here"
-    )
-    listing = _add(commands, "list", _list, "the submissions that a cluster remembers, the newest first")
-    logs = _add(commands, "logs", _logs, "what a submission said")
-    logs.add_argument("-f", "--follow", action="store_true", help="until it ends")
-    stop = _add(commands, "stop", _stop, "end a submission in order, and wait for that; submit again to go on")
-    for command in (logs, stop):
-        command.add_argument("id", metavar="ID", help="as submit and list print it")
-    for command in (submit, listing, logs, stop):
-        _add_head(command)
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
@@ -129,15 +100,6 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--part", metavar="I/N", help="only the shards of part I of N; N runs make one output, anywhere"
-    )
-
-
-def _add_head(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--address", metavar="URL", help="the head's job server, http://HEAD:8265 (RAY_API_SERVER_ADDRESS, RAY_ADDRESS)"
-    )
-    command.add_argument(
-        "--verify", default="true", metavar="FILE", help="certificates to trust with https://, or false to trust any"
     )
 
 
@@ -174,65 +136,6 @@ def _run(args: argparse.Namespace) -> int:
     summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
     return DAMAGED if summary.damaged_shards else DONE
-
-
-def _submit(args: argparse.Namespace) -> int:
-    from jobs import submission
-    from jobs.config import JobConfig
-    from jobs.plan import Part
-
-    config, part = JobConfig.load(args.recipe, args.set), Part.parse(args.part) if args.part else Part()
-    how = submission.How(args.id, args.env, not args.no_credentials, args.installed, args.shared_paths)
-    head = submission.reach(args.address, args.verify)
-    id = submission.submit(config, part, head, how)
-    print(id, flush=True)
-    return submission.wait(head, id) if args.wait else DONE
-
-
-def _list(args: argparse.Namespace) -> int:
-    from jobs import submission
-
-    print(submission.table(submission.ours(submission.reach(args.address, args.verify))))
-    return DONE
-
-
-def _logs(args: argparse.Namespace) -> int:
-    from jobs import submission
-
-    head = submission.reach(args.address, args.verify)
-    for text in submission.follow(head, args.id) if args.follow else [submission.log(head, args.id)]:
-        print(text, end="", flush=True)
-    return DONE
-
-
-def _stop(args: argparse.Namespace) -> int:
-    from jobs import submission
-
-    print(submission.told(submission.stop(submission.reach(args.address, args.verify), args.id)))
-    return DONE
-
-
-def _status(args: argparse.Namespace) -> int:
-    from jobs.status import status
-
-    if args.address or _names_a_submission(args.output):
-        from jobs import submission
-
-        head = submission.reach(args.address, args.verify)
-        said, healthy = submission.status(head, args.output, as_json=args.json)
-    else:
-        said, healthy = status(args.output, as_json=args.json)
-    print(said)
-    return DONE if healthy else FAILED
-
-
-def _names_a_submission(name: str) -> bool:
-    """With a cluster in the environment, a bare name that is no folder here."""
-    if "/" in name or os.path.exists(name):
-        return False
-    from cluster.submit import default_address
-
-    return default_address() is not None
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -1,0 +1,122 @@
+"""A job on a real Ray cluster: handed over, watched, stopped, gone on with, from commands alone."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.cli import main
+from jobs.demo import corpus
+from jobs.paths import FOLDERS
+from jobs.storage import Storage
+from jobs.submission import SUBMITTED
+from jobs.verify import show, verify
+from tests.cluster.conftest import TOKEN, Place
+from tests.conftest import demo_job, put_folder
+from tests.test_run import addresses, read, small_job
+from tests.test_stopping import until
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: str, s3: str, tmp_path: Path) -> None:
+    """The whole life of a submission, behind TLS and a token. Its storage's address is in the recipe alone, and what
+    is secret in none of what anybody can read: the log, the recipe, the metadata, the logs of Ray's own processes."""
+    corpus.write_parquet(tmp_path / "in", 8, 90)
+    put_folder(tmp_path / "in", f"{bucket}/in")
+    output, secret = f"{bucket}/out", "wJalrXUtnFEMI-not-for-logs"
+    recipe = tmp_path / "job.yaml"
+    recipe.write_text(small_job(f"{bucket}/in", output, storage={"endpoint_url": s3, "region": "us-east-1"}).to_yaml())
+    submit = ("submit", recipe, "--address", head.secure, "--verify", head.trust, "--wait", "--env", "WORD")
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": secret, "WORD": secret}
+
+    first = head.start(*submit, env={**keys, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"})  # the flag wins
+    until(lambda: Storage().tree(f"{output}/rows") or first.poll() is not None)
+    id = Path(Storage().tree(f"{output}/{SUBMITTED}")[0].path).stem
+    stopped, _ = head.says("stop", id)
+    out, followed = first.communicate(timeout=60)
+    assert (first.returncode, out.strip()) == (130, id)
+    assert stopped.startswith("STOPPED after ")
+    log, _ = head.says("logs", id)
+    assert "error: stopped by SIGTERM; rows with results are committed" in log.splitlines()
+    assert "\nmodel     vit: demo, " in log
+    assert log in followed
+    known = {**keys, "AWS_ENDPOINT_URL": s3}
+    done = json.loads(head.says("status", id, "--json", code=1, env=known)[0])
+    assert (done["submission"]["state"], done["output"]["parts"][0]["state"]) == ("STOPPED", "stopped")
+
+    out, again = head.says(*submit, env=keys)
+    assert f"{out.strip()} SUCCEEDED after 0:" in again
+    assert " of 8 shards to read" in again
+    states = [line.split()[:2] for line in head.says("list")[0].splitlines() if output in line]
+    assert states == [[out.strip(), "SUCCEEDED"], [id, "STOPPED"]]
+    given = [(f"part-{shard:05d}.parquet", row) for shard in range(8) for row in range(90)]
+    assert addresses(*(read(output, folder) for folder in FOLDERS)) == given
+    checks = verify(output, deep=True)
+    assert all(check.ok for check in checks), show(checks)
+
+    written = [Storage().read(entry.path).decode() for entry in Storage().tree(f"{output}/{SUBMITTED}")]
+    assert {yaml.safe_load(text)["output"]["path"] for text in written} == {output}
+    said = [log, followed, again, stopped, json.dumps(done), *written]
+    said += [path.read_text(errors="replace") for path in head.logs.rglob("*") if path.is_file()]
+    assert not [text[:200] for text in said if secret in text or TOKEN in text]
+    assert "forwards  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, WORD\n" in again
+
+
+@pytest.mark.parametrize("where", ["here", "cluster"])
+def test_a_run_ends_the_same_wherever_it_runs(
+    where: str, request: pytest.FixtureRequest, scenes_tars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged shard: code 3, the summary names it, and every row that can be read is there."""
+    shutil.copytree(scenes_tars, tmp_path / "in")
+    cut = tmp_path / "in" / "00001.tar"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    recipe = tmp_path / "job.yaml"
+    recipe.write_text(demo_job(tmp_path / "in", tmp_path / "out").to_yaml())
+
+    said = _here if where == "here" else _on(request.getfixturevalue("head"))
+    if where == "here":
+        request.getfixturevalue("ray_session")
+    code, text = said(recipe, capfd)
+    assert code == 3, text
+    assert "damaged shard 00001.tar: the tar " in text
+    assert "plan      3 of 3 shards to read" in text
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    rows = read(str(tmp_path / "out"), "rows").column("shard").to_pylist()
+    assert 10 < rows.count("00001.tar") < 30
+
+
+def _here(recipe: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = main(["run", str(recipe)])
+    return code, "".join(capfd.readouterr())
+
+
+def _on(head: Place) -> Callable[[Path, object], tuple[int, str]]:
+    def run(recipe: Path, _: object) -> tuple[int, str]:
+        process = head.start("submit", recipe, "--shared-paths", "--wait")
+        out, err = process.communicate(timeout=200)
+        return process.returncode, out + err
+
+    return run
+
+
+def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "job.yaml"
+    recipe.write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
+    _, err = head.says("list", code=1, env={"RAY_AUTH_TOKEN": "another"})
+    assert err.startswith(f"error: {head.plain} does not let us in: ")
+    assert "\n  hint: set RAY_AUTH_TOKEN" in err
+    _, err = head.says("list", "--address", head.secure, code=1)
+    assert "certificate is not trusted here\n  hint: --verify FILE" in err
+    _, err = head.says("logs", "nonesuch", "-f", code=1)
+    assert "Job nonesuch does not exist" in err
+
+    submit = ("submit", recipe, "--shared-paths", "--id", "one", "--wait")
+    _, err = head.says(*submit, code=1, of="0.0.9")
+    assert "error: submitted by coyo-jobs 0.0.9; this is " in err
+    assert "\none FAILED with code 1 after 0:" in err
+    _, err = head.says(*submit, code=2)
+    assert "error: --id one: the cluster has one of that name" in err
