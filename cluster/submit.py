@@ -248,25 +248,29 @@ def _translated(address: str) -> Iterator[None]:
             f"{address} does not let us in: {str(exc).splitlines()[0]}",
             "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; ray get-auth-token prints it there",
         ) from exc
-    except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError) as exc:
+    except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError, KeyError) as exc:
         if isinstance(exc, requests.exceptions.SSLError) or isinstance(exc.__context__, requests.exceptions.SSLError):
             raise HeadError(
                 f"{address}: its certificate is not trusted here", "--verify FILE names the certificates to trust"
             ) from exc
-        raise Unreachable(
-            f"no Ray job server answers at {address}",
-            "name Ray's dashboard, such as http://HEAD:8265; is it started, and can its port be reached from here?",
-        ) from exc
+        raise _absent(address) from exc
     except FileNotFoundError as exc:
         raise HeadError(str(exc), "--verify is true, false, or a file of certificates") from exc
     except RuntimeError as exc:
         raise _refused(address, str(exc)) from exc
 
 
+def _absent(address: str) -> Unreachable:
+    hint = "name Ray's dashboard, such as http://HEAD:8265; is it started, and can its port be reached from here?"
+    return Unreachable(f"no Ray job server answers at {address}", hint)
+
+
 def _refused(address: str, text: str) -> HeadError:
     """What a head answers comes as the last line of a traceback of its own."""
     lines = [line for line in text.splitlines() if line.strip(". ")]
     said = re.sub(r"^(\w+\.)*\w+Error: |^Request failed with status code \d+: ", "", lines[-1]) if lines else text
+    if "Version check returned 404" in said:
+        return _absent(address)
     if "does not exist" in said:
         return HeadError(f"{address}: {said}", "list shows what the cluster remembers")
     if "already exists" in said:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: str, s3: str, tmp_path: Path) -> None:
     """The whole life of a submission, behind TLS and a token. Its storage's address is in the recipe alone, and what
     is secret in none of what anybody can read: the log, the recipe, the metadata, the logs of Ray's own processes."""
-    corpus.write_parquet(tmp_path / "in", 8, 90)
+    corpus.write_parquet(tmp_path / "in", 6, 50)
     put_folder(tmp_path / "in", f"{bucket}/in")
     output, secret = f"{bucket}/out", "wJalrXUtnFEMI-not-for-logs"
     recipe = tmp_path / "job.yaml"
@@ -50,10 +50,10 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
 
     out, again = head.says(*submit, env=keys)
     assert f"{out.strip()} SUCCEEDED after 0:" in again
-    assert " of 8 shards to read" in again
+    assert " of 6 shards to read" in again
     states = [line.split()[:2] for line in head.says("list")[0].splitlines() if output in line]
     assert states == [[out.strip(), "SUCCEEDED"], [id, "STOPPED"]]
-    given = [(f"part-{shard:05d}.parquet", row) for shard in range(8) for row in range(90)]
+    given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(50)]
     assert addresses(*(read(output, folder) for folder in FOLDERS)) == given
     checks = verify(output, deep=True)
     assert all(check.ok for check in checks), show(checks)
@@ -66,41 +66,45 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     assert "forwards  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, WORD\n" in again
 
 
-@pytest.mark.parametrize("where", ["here", "cluster"])
-def test_a_run_ends_the_same_wherever_it_runs(
-    where: str, request: pytest.FixtureRequest, scenes_tars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.fixture(params=["here", "on a cluster"])
+def run(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str]]:
+    """Runs a recipe; its exit code, and all it said."""
+    if request.param == "here":
+        request.getfixturevalue("ray_session")
+
+        def here(recipe: Path) -> tuple[int, str]:
+            return main(["run", str(recipe)]), "".join(capfd.readouterr())
+
+        return here
+    head: Place = request.getfixturevalue("head")
+
+    def there(recipe: Path) -> tuple[int, str]:
+        process = head.start("submit", recipe, "--shared-paths", "--wait")
+        said = "".join(process.communicate(timeout=240))
+        return process.returncode, said
+
+    return there
+
+
+def test_a_damaged_shard_is_code_3_and_costs_only_what_is_lost(
+    run: Callable[[Path], tuple[int, str]], scenes_tars: Path, tmp_path: Path
 ) -> None:
-    """A damaged shard: code 3, the summary names it, and every row that can be read is there."""
+    """An upload that was cut: the other shards are done, and a script can tell that something is missing."""
     shutil.copytree(scenes_tars, tmp_path / "in")
     cut = tmp_path / "in" / "00001.tar"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     recipe = tmp_path / "job.yaml"
     recipe.write_text(demo_job(tmp_path / "in", tmp_path / "out").to_yaml())
-
-    said = _here if where == "here" else _on(request.getfixturevalue("head"))
-    if where == "here":
-        request.getfixturevalue("ray_session")
-    code, text = said(recipe, capfd)
-    assert code == 3, text
-    assert "damaged shard 00001.tar: the tar " in text
-    assert "plan      3 of 3 shards to read" in text
+    code, said = run(recipe)
+    assert code == 3, said
+    assert "damaged shard 00001.tar: the tar " in said
+    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    assert list(summary["damaged_shards"]) == ["00001.tar"]
     assert (tmp_path / "out" / "_SUCCESS").exists()
     rows = read(str(tmp_path / "out"), "rows").column("shard").to_pylist()
     assert 10 < rows.count("00001.tar") < 30
-
-
-def _here(recipe: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    code = main(["run", str(recipe)])
-    return code, "".join(capfd.readouterr())
-
-
-def _on(head: Place) -> Callable[[Path, object], tuple[int, str]]:
-    def run(recipe: Path, _: object) -> tuple[int, str]:
-        process = head.start("submit", recipe, "--shared-paths", "--wait")
-        out, err = process.communicate(timeout=200)
-        return process.returncode, out + err
-
-    return run
+    assert rows.count("00000.tar") + rows.count("00002.tar") > 70
+    assert main(["run", str(recipe)]) == 3
 
 
 def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp_path: Path) -> None:
