@@ -140,6 +140,14 @@ def test_a_real_process_ends_with_the_same_code() -> None:
     assert shown.stderr.startswith("error: nowhere.yaml")
 
 
+def test_a_job_servers_address_is_told_from_a_clusters(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own commands take submissions to RAY_ADDRESS, and runs too; the two are different addresses."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    shown = real("run", str(recipe))
+    assert shown.returncode == 1
+    assert "error: Ray cannot be reached: RAY_ADDRESS is http://head:8265, a job server" in shown.stderr
+
+
 def test_a_run_says_what_it_did_on_stdout_and_set_counts(
     capfd: pytest.CaptureFixture[str], recipe: Path, ray_session: None, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import io
+import json
 import os
 import signal
 import socket
@@ -26,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from jobs import __version__
+from jobs.cli import main
 from tests.test_stopping import ENVIRONMENT, ROOT, processes
 
 TOKEN = "5a1f0c9b7d3e48268f10b2c4d6e8fa02"
@@ -40,29 +43,35 @@ class Place:
     trust: Path
     logs: Path
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**ENVIRONMENT, "RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.plain}
-
     def start(
         self, *words: object, env: Mapping[str, str] | None = None, of: str = __version__
     ) -> "subprocess.Popen[str]":
-        """`coyo-jobs WORDS` of a version, with the cluster in its environment."""
+        """`coyo-jobs WORDS` of a version in a process of its own, with the cluster and its token in the environment."""
         command = f"import jobs; jobs.__version__ = {of!r}; from jobs.cli import entry; entry()"
+        where = {"RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.plain}
         return subprocess.Popen(
             [sys.executable, "-c", command, *map(str, words)],
-            env={**self.environment, **(env or {})}, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE,
+            env={**ENVIRONMENT, **where, **(env or {})}, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE,
         )  # fmt: skip
 
-    def says(
-        self, *words: object, code: int = 0, env: Mapping[str, str] | None = None, of: str = __version__
-    ) -> tuple[str, str]:
-        """stdout and stderr of a command that ends with this code."""
-        process = self.start(*words, env=env, of=of)
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == code, out + err
-        assert "Traceback" not in err
-        return out, err
+    def says(self, *words: object, code: int = 0) -> str:
+        """What a command prints here and now. The token is a header: this process may have a Ray with another."""
+        header = json.dumps({"Authorization": f"Bearer {TOKEN}"})
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            patch.setenv("RAY_JOB_HEADERS", header)
+            patch.setenv("RAY_API_SERVER_ADDRESS", self.plain)
+            given = main([str(word) for word in words])
+        assert given == code, out.getvalue()
+        return out.getvalue()
+
+
+def ended(process: "subprocess.Popen[str]", code: int) -> str:
+    """All it said, when it has ended with this code."""
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return out + err
 
 
 @pytest.fixture(scope="session")

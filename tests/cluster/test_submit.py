@@ -14,7 +14,7 @@ from jobs.paths import FOLDERS
 from jobs.storage import Storage
 from jobs.submission import SUBMITTED
 from jobs.verify import show, verify
-from tests.cluster.conftest import TOKEN, Place
+from tests.cluster.conftest import TOKEN, Place, ended
 from tests.conftest import demo_job, put_folder
 from tests.test_run import addresses, read, small_job
 from tests.test_stopping import until
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: str, s3: str, tmp_path: Path) -> None:
     """The whole life of a submission, behind TLS and a token. Its storage's address is in the recipe alone, and what
     is secret in none of what anybody can read: the log, the recipe, the metadata, the logs of Ray's own processes."""
-    corpus.write_parquet(tmp_path / "in", 6, 50)
+    corpus.write_parquet(tmp_path / "in", 6, 80)
     put_folder(tmp_path / "in", f"{bucket}/in")
     output, secret = f"{bucket}/out", "wJalrXUtnFEMI-not-for-logs"
     recipe = tmp_path / "job.yaml"
@@ -33,34 +33,34 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     submit = ("submit", recipe, "--address", head.secure, "--verify", head.trust, "--wait", "--env", "WORD")
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": secret, "WORD": secret}
 
-    first = head.start(*submit, env={**keys, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"})  # the flag wins
+    slowly = ("--set", "compute.batch_size=1")  # so that there is something to stop
+    first = head.start(*submit, *slowly, env={**keys, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"})  # the flag wins
     until(lambda: Storage().tree(f"{output}/rows") or first.poll() is not None)
     id = Path(Storage().tree(f"{output}/{SUBMITTED}")[0].path).stem
-    stopped, _ = head.says("stop", id)
-    out, followed = first.communicate(timeout=60)
-    assert (first.returncode, out.strip()) == (130, id)
+    stopped = head.says("stop", id)
     assert stopped.startswith("STOPPED after ")
-    log, _ = head.says("logs", id)
+    followed = ended(first, 130)
+    log = head.says("logs", id)
     assert "error: stopped by SIGTERM; rows with results are committed" in log.splitlines()
     assert "\nmodel     vit: demo, " in log
     assert log in followed
-    known = {**keys, "AWS_ENDPOINT_URL": s3}
-    done = json.loads(head.says("status", id, "--json", code=1, env=known)[0])
-    assert (done["submission"]["state"], done["output"]["parts"][0]["state"]) == ("STOPPED", "stopped")
+    known = json.loads(head.says("status", id, "--json", code=1))
+    assert (known["submission"]["state"], known["output"]["parts"][0]["state"]) == ("STOPPED", "stopped")
 
-    out, again = head.says(*submit, env=keys)
-    assert f"{out.strip()} SUCCEEDED after 0:" in again
+    again = ended(head.start(*submit, "--set", "output.rows_per_file=64", env=keys), 0)
     assert " of 6 shards to read" in again
-    states = [line.split()[:2] for line in head.says("list")[0].splitlines() if output in line]
-    assert states == [[out.strip(), "SUCCEEDED"], [id, "STOPPED"]]
-    given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(50)]
+    listed = [line.split()[:2] for line in head.says("list").splitlines() if output in line]
+    assert [state for _, state in listed] == ["SUCCEEDED", "STOPPED"]
+    assert f"{listed[0][0]} SUCCEEDED after 0:" in again
+    assert head.says("status", listed[0][0]).startswith(f"{listed[0][0]}: SUCCEEDED after 0:")
+    given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(80)]
     assert addresses(*(read(output, folder) for folder in FOLDERS)) == given
     checks = verify(output, deep=True)
     assert all(check.ok for check in checks), show(checks)
 
     written = [Storage().read(entry.path).decode() for entry in Storage().tree(f"{output}/{SUBMITTED}")]
     assert {yaml.safe_load(text)["output"]["path"] for text in written} == {output}
-    said = [log, followed, again, stopped, json.dumps(done), *written]
+    said = [log, followed, again, stopped, json.dumps(known), *written]
     said += [path.read_text(errors="replace") for path in head.logs.rglob("*") if path.is_file()]
     assert not [text[:200] for text in said if secret in text or TOKEN in text]
     assert "forwards  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, WORD\n" in again
@@ -110,17 +110,16 @@ def test_a_damaged_shard_is_code_3_and_costs_only_what_is_lost(
 def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "job.yaml"
     recipe.write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
-    _, err = head.says("list", code=1, env={"RAY_AUTH_TOKEN": "another"})
-    assert err.startswith(f"error: {head.plain} does not let us in: ")
-    assert "\n  hint: set RAY_AUTH_TOKEN" in err
-    _, err = head.says("list", "--address", head.secure, code=1)
-    assert "certificate is not trusted here\n  hint: --verify FILE" in err
-    _, err = head.says("logs", "nonesuch", "-f", code=1)
-    assert "Job nonesuch does not exist" in err
+    said = ended(head.start("list", env={"RAY_AUTH_TOKEN": "another"}), 1)
+    assert said.startswith(f"error: {head.plain} does not let us in: ")
+    assert "\n  hint: set RAY_AUTH_TOKEN" in said
+    said = head.says("list", "--address", head.secure, code=1)
+    assert "certificate is not trusted here\n  hint: --verify FILE" in said
+    assert "Job nonesuch does not exist" in head.says("logs", "nonesuch", "-f", code=1)
 
+    # The image has another version of this package: the run says so, at once.
     submit = ("submit", recipe, "--shared-paths", "--id", "one", "--wait")
-    _, err = head.says(*submit, code=1, of="0.0.9")
-    assert "error: submitted by coyo-jobs 0.0.9; this is " in err
-    assert "\none FAILED with code 1 after 0:" in err
-    _, err = head.says(*submit, code=2)
-    assert "error: --id one: the cluster has one of that name" in err
+    said = ended(head.start(*submit, of="0.0.9"), 1)
+    assert "error: submitted by coyo-jobs 0.0.9; this is " in said
+    assert "\none FAILED with code 1 after 0:" in said
+    assert "error: --id one: the cluster has one of that name" in head.says(*submit, code=2)
