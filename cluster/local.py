@@ -26,12 +26,14 @@ def session() -> Iterator[Callable[[], Mapping[str, float]]]:
     if ray.is_initialized():
         yield ray.cluster_resources
         return
+    if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
+        raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
     # Its C++ parts print warnings to the terminal that no user of a job can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not os.environ.get("RAY_ADDRESS"):
+    if not address:
         # Two CPUs at least: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
     # On the main thread Ray would take SIGTERM over, and exit without a word. Its processes die with the thread that

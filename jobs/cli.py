@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from jobs import __version__
-from jobs.errors import ConfigError, Interrupted, JobError, SetAside
+from jobs import __version__, cli_cluster
+from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_runners(commands)
     _add_readers(commands)
+    cli_cluster.add(commands, _add, partial(_add_recipe, parts=True))
     return parser
 
 
@@ -66,23 +68,17 @@ def _add_runners(commands: Any) -> None:
     init.add_argument("source", metavar="INPUT", help="folder, file, glob or braces; local or s3://")
     init.add_argument("output", metavar="OUTPUT", help="folder that the job will own; local or s3://")
 
-    run = _add(commands, "run", _run, "run a job, or go on where an earlier run stopped")
-    run.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://; coyo-jobs init writes one")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="models.vit.top_k=3; repeatable")
-    run.add_argument("--part", metavar="I/N", help="only the shards of part I of N; N runs make one output, anywhere")
+    _add_recipe(_add(commands, "run", _run, "run a job, or go on where an earlier run stopped"), parts=True)
 
     plan = _add(commands, "plan", _plan, "what a job will take, from a trial of a few rows; writes nothing")
-    plan.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://")
-    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
+    _add_recipe(plan)
     plan.add_argument("--rows", type=_positive, default=256, help="rows to try (256)")
     plan.add_argument("--gpus", type=_positive, help="GPUs the job will have (those of this machine)")
     plan.add_argument("--cpus", type=_positive, help="CPU cores it will have (those of this machine)")
     plan.add_argument("--price", type=float, help="of a GPU for an hour")
     plan.add_argument("--json", action="store_true", help="as JSON")
 
-    doctor = _add(commands, "doctor", _doctor, "look at everything a job needs, and say what to do where it is missing")
-    doctor.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://")
-    doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
+    _add_recipe(_add(commands, "doctor", _doctor, "look at all a job needs, and say what to do where it is missing"))
 
     retry = _add(commands, "retry", _retry, "compute again the rows that were rejected for the named reasons")
     retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
@@ -95,19 +91,27 @@ def _add_runners(commands: Any) -> None:
 
 
 def _add_readers(commands: Any) -> None:
-    status = _add(commands, "status", _status, "where a job is, from its output alone")
     verify = _add(commands, "verify", _verify, "prove that an output is whole and right")
     report = _add(commands, "report", _report, "draw pictures with their top labels and best-matching texts")
-    for command in (status, verify, report):
+    for command in (verify, report):
         command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
-    for command in (status, verify):
-        command.add_argument("--json", action="store_true", help="as JSON")
+    verify.add_argument("--json", action="store_true", help="as JSON")
     verify.add_argument("--deep", action="store_true", help="check every value, not only the footers")
     verify.add_argument(
         "--sample", type=_positive, default=0, metavar="N", help="compute N rows again with plain transformers"
     )
     report.add_argument("--rows", type=_positive, default=24, help="pictures on the sheet (24)")
     report.add_argument("--to", default="contact_sheet.png", metavar="FILE", help="the picture (contact_sheet.png)")
+
+
+def _add_recipe(command: argparse.ArgumentParser, *, parts: bool = False) -> None:
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, local or s3://; coyo-jobs init writes one")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="models.vit.top_k=3; repeatable"
+    )
+    if parts:
+        help_ = "only the shards of part I of N; N runs make one output, anywhere"
+        command.add_argument("--part", metavar="I/N", help=help_)
 
 
 def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
@@ -134,6 +138,11 @@ def _run(args: argparse.Namespace) -> int:
     from jobs.plan import Part
     from jobs.run import run
 
+    if os.environ.get("COYO_JOBS_VERSION", __version__) != __version__:  # what submitted it says so
+        raise ClusterError(
+            f"submitted by coyo-jobs {os.environ['COYO_JOBS_VERSION']}; this is {__version__}",
+            "use an image with that version, or submit without --installed",
+        )
     config = JobConfig.load(args.recipe, args.set)
     summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
@@ -158,14 +167,6 @@ def _doctor(args: argparse.Namespace) -> int:
     for finding in examine(JobConfig.load(args.recipe, args.set)):
         print(finding, flush=True)
         healthy &= finding.ok
-    return DONE if healthy else FAILED
-
-
-def _status(args: argparse.Namespace) -> int:
-    from jobs.status import status
-
-    said, healthy = status(args.output, as_json=args.json)
-    print(said)
     return DONE if healthy else FAILED
 
 

@@ -12,8 +12,9 @@ from cluster import local
 from cluster.survey import Machine, survey
 from jobs.config import JobConfig
 from jobs.errors import JobError
+from jobs.identity import check_output
 from jobs.pipeline import decide
-from jobs.run import check_output, describe_models
+from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 

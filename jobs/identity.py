@@ -15,23 +15,30 @@ from jobs import schema
 from jobs.config import JobConfig, SourceConfig
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
-from jobs.paths import JOB, ROWS, absolute, join
+from jobs.paths import JOB, ROWS, absolute, join, listed_by
 from jobs.storage import Storage
 
 _FREE = {"fetch": ..., "compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
 def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> JobConfig:
-    """The recipe with its source decided and each model's revision pinned: a hub commit, or a digest of its files.
-
-    Local paths are pinned whole, so that it means the same from another folder.
-    """
-    tree = config.model_dump() | {"source": source.model_dump()}
-    tree["output"]["path"] = absolute(config.output.path)
+    """The recipe with its source decided and each model's revision pinned: a hub commit, or a digest of its files."""
+    tree = whole(config).model_dump() | {"source": source.model_dump()}
     for spec in specs:
         tree["models"][spec.kind]["revision"] = spec.weights.revision
-        if spec.weights.name != "demo" and os.path.isdir(spec.weights.name):
-            tree["models"][spec.kind]["weights"] = absolute(spec.weights.name)
+    return JobConfig.of(tree)
+
+
+def whole(config: JobConfig) -> JobConfig:
+    """With local paths from the root, so that it means the same from another folder."""
+    tree = config.model_dump()
+    path = config.source.path
+    if path is not None:
+        tree["source"]["path"] = absolute(path) if isinstance(path, str) else tuple(absolute(each) for each in path)
+    tree["output"]["path"] = absolute(config.output.path)
+    for model in filter(None, tree["models"].values()):
+        if model["weights"] != "demo" and os.path.isdir(os.path.expanduser(model["weights"])):
+            model["weights"] = absolute(model["weights"])
     return JobConfig.of(tree)
 
 
@@ -43,20 +50,32 @@ def fingerprint(pinned: JobConfig) -> str:
 def claim(storage: Storage, pinned: JobConfig) -> None:
     """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
     path = join(pinned.output.path, JOB)
-    if not storage.exists(path):
-        if storage.tree(join(pinned.output.path, ROWS)):
-            raise OutputError(
-                f"{pinned.output.path}: has {ROWS}/ but no {JOB}", "give the job an output folder of its own"
-            )
+    if _unclaimed(storage, pinned.output.path):
         storage.put(path, pinned.to_yaml().encode())
+    else:
+        _refuse_another(pinned.output.path, _identity(_read(storage, path)), _identity(pinned))
+
+
+def foresee(storage: Storage, config: JobConfig, source: SourceConfig) -> None:
+    """What `claim` would refuse, as far as it shows before any model is looked at: all but revisions."""
+    if _unclaimed(storage, config.output.path):
         return
-    theirs = _read(storage, path)
-    differences = list(_different("", _identity(theirs), _identity(pinned)))
-    if differences:
-        raise OutputError(
-            f"{pinned.output.path}: belongs to a different job: {'; '.join(differences)}",
-            "give this job an output folder of its own, or set these back",
-        )
+    theirs, ours = _read(storage, join(config.output.path, JOB)), pin(config, source, ())
+    _refuse_another(config.output.path, _identity(_unpinned(theirs)), _identity(_unpinned(ours)))
+
+
+def check_output(storage: Storage, config: JobConfig) -> None:
+    """The output can be written, and is not where the input is looked for. Raises OutputError, StorageError."""
+    results = join(absolute(config.output.path), ROWS, "part.parquet")
+    for path in config.source.paths:
+        if listed_by(path, results):
+            raise OutputError(
+                f"{config.output.path}: the output lies inside the source {path}",
+                "results would be read as input: name a folder outside it",
+            )
+    probe = join(config.output.path, "_probe")
+    storage.put(probe, b"")
+    storage.delete(probe)
 
 
 def load_job(output: str) -> tuple[Storage, JobConfig]:
@@ -68,6 +87,29 @@ def load_job(output: str) -> tuple[Storage, JobConfig]:
     # The output may have been moved since: it is where it was found.
     config = config.model_copy(update={"output": config.output.model_copy(update={"path": absolute(output)})})
     return Storage(config.storage), config
+
+
+def _unclaimed(storage: Storage, output: str) -> bool:
+    if storage.exists(join(output, JOB)):
+        return False
+    if storage.tree(join(output, ROWS)):
+        raise OutputError(f"{output}: has {ROWS}/ but no {JOB}", "give the job an output folder of its own")
+    return True
+
+
+def _refuse_another(output: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    if differences := _different("", theirs, ours):
+        raise OutputError(
+            f"{output}: belongs to a different job: {'; '.join(differences)}",
+            "give this job an output folder of its own, or set these back",
+        )
+
+
+def _unpinned(config: JobConfig) -> JobConfig:
+    tree = config.model_dump()
+    for model in filter(None, tree["models"].values()):
+        model["revision"] = None
+    return JobConfig.of(tree)
 
 
 def _read(storage: Storage, path: str) -> JobConfig:

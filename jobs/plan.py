@@ -37,6 +37,9 @@ class Part:
     def holds(self, shard: Shard) -> bool:
         return zlib.crc32(shard.name.encode()) % self.count == self.index - 1
 
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
     @property
     def suffix(self) -> str:
         """What tells this part's `_lease` and `_progress` from the others'."""

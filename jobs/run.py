@@ -21,7 +21,7 @@ from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, absolute, join, listed_by
+from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, join
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, metering
@@ -42,7 +42,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     part, storage = part or Part(), Storage(config.storage)
     source = discover(storage, config.source)
     _say(f"source    {source.said}")
-    check_output(storage, config)
+    identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
     shards = [shard.name for shard in source.shards if part.holds(shard)]
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
@@ -231,20 +231,6 @@ class _Job:
                 self.storage.abort_uploads(self.path)
             self.storage.put(join(self.path, SUCCESS), b"")
         return summary
-
-
-def check_output(storage: Storage, config: JobConfig) -> None:
-    """The output can be written, and is not where the input is looked for."""
-    results = join(absolute(config.output.path), ROWS, "part.parquet")
-    for path in config.source.paths:
-        if listed_by(path, results):
-            raise OutputError(
-                f"{config.output.path}: the output lies inside the source {path}",
-                "results would be read as input: name a folder outside it",
-            )
-    probe = join(config.output.path, "_probe")
-    storage.put(probe, b"")
-    storage.delete(probe)
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,5 @@
 """The command line: exit codes that scripts can use, data on stdout, two lines on stderr for what went wrong."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -141,6 +140,14 @@ def test_a_real_process_ends_with_the_same_code() -> None:
     assert shown.stderr.startswith("error: nowhere.yaml")
 
 
+def test_a_job_servers_address_is_told_from_a_clusters(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own commands take submissions to RAY_ADDRESS, and runs too; the two are different addresses."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    shown = real("run", str(recipe))
+    assert shown.returncode == 1
+    assert "error: Ray cannot be reached: RAY_ADDRESS is http://head:8265, a job server" in shown.stderr
+
+
 def test_a_run_says_what_it_did_on_stdout_and_set_counts(
     capfd: pytest.CaptureFixture[str], recipe: Path, ray_session: None, tmp_path: Path
 ) -> None:
@@ -155,25 +162,6 @@ def test_a_run_says_what_it_did_on_stdout_and_set_counts(
     assert yaml.safe_load((tmp_path / "out" / "_job.yaml").read_text())["models"]["align"] is None
     assert main(command) == 0
     assert "already complete" in capfd.readouterr().err
-
-
-def test_a_damaged_shard_is_code_3_and_costs_only_what_is_lost(
-    capsys: pytest.CaptureFixture[str], scenes_tars: Path, tmp_path: Path, ray_session: None
-) -> None:
-    """An upload that was cut: the other shards are done, and a script can tell that something is missing."""
-    shutil.copytree(scenes_tars, tmp_path / "in")
-    cut = tmp_path / "in" / "00001.tar"
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    recipe = _written(demo_job(tmp_path / "in", tmp_path / "out"), tmp_path / "job.yaml")
-    assert main(["run", recipe]) == 3
-    assert "damaged shard 00001.tar: the tar " in capsys.readouterr().out
-    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
-    assert list(summary["damaged_shards"]) == ["00001.tar"]
-    assert (tmp_path / "out" / "_SUCCESS").exists()
-    rows = pq.read_table(tmp_path / "out" / "rows").column("shard").to_pylist()
-    assert 10 < rows.count("00001.tar") < 30
-    assert rows.count("00000.tar") + rows.count("00002.tar") > 70
-    assert main(["run", recipe]) == 3
 
 
 def test_an_error_in_the_middle_of_a_run_is_two_lines_too(scenes_parquet: Path, tmp_path: Path) -> None:

@@ -1,0 +1,278 @@
+"""A command is handed to the head of a Ray cluster, and looked after from here, through Ray's job API.
+
+Knows nothing of what runs: a command, its environment, its id. Every error of a head is a HeadError with a hint.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import ray
+import requests
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from cluster.runtime_env import STOP_SECONDS, Environment
+
+STOPPED = 130  # the exit code of what was stopped: what Ctrl-C gives
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # where Ray's own commands look, in this order
+_CONNECT, _ANSWER = 10.0, 60.0  # seconds
+_AGAIN, _PATIENCE = 2.0, 300.0  # seconds between two looks, and for how long a head may be away
+_SOON, _WAITING_EVERY = 10.0, 30.0
+
+
+class HeadError(Exception):
+    """A head cannot do what was asked; `hint` is what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+
+class Unreachable(HeadError):
+    """No answer: it may come back."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What the head says of one. Times are seconds since 1970; `code` is the command's exit code, once there is one."""
+
+    id: str
+    state: str
+    command: str
+    message: str
+    metadata: Mapping[str, str]
+    began: float
+    ended: float | None
+    code: int | None
+
+    @classmethod
+    def of(cls, details: JobDetails) -> "Submission":
+        """Without the environment, which holds credentials."""
+        return cls(
+            id=details.submission_id or details.job_id or "",
+            state=details.status.value,
+            command=details.entrypoint,
+            message=details.message or "",
+            metadata=details.metadata or {},
+            began=(details.start_time or 0) / 1000,
+            ended=details.end_time / 1000 if details.end_time else None,
+            code=details.driver_exit_code,
+        )
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    @property
+    def exit_code(self) -> int:
+        """As if the command had run here. A command that never ran, or that was killed, failed with 1."""
+        if self.state == "STOPPED":
+            return STOPPED
+        if self.state == "SUCCEEDED":
+            return 0
+        return self.code if self.code is not None and 0 < self.code < 256 else 1
+
+
+@dataclass(frozen=True)
+class Head:
+    """A connection to the head's job server."""
+
+    client: JobSubmissionClient
+    address: str
+
+    def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
+        with self._told():
+            self.client.submit_job(
+                entrypoint=command, runtime_env=environment.to_ray(), metadata=dict(metadata), submission_id=id
+            )
+
+    def look(self, id: str) -> Submission:
+        with self._told():
+            return Submission.of(self.client.get_job_info(id))
+
+    def list(self) -> list[Submission]:
+        """Every submission that the cluster remembers, the newest first."""
+        with self._told():
+            found = [Submission.of(details) for details in self.client.list_jobs() if details.submission_id]
+        return sorted(found, key=lambda submission: -submission.began)
+
+    def log(self, id: str) -> str:
+        with self._told():
+            return str(self.client.get_job_logs(id))
+
+    def follow(self, id: str, say: Callable[[str], None]) -> Iterator[str]:
+        """The log as it grows, to the end of the submission; `say` gets a line about why nothing comes.
+
+        A head that is away for a moment, or a connection that ends, costs nothing.
+        """
+        shown, seen, due = 0, time.monotonic(), time.monotonic() + _SOON
+        while True:
+            try:
+                now = self.look(id)
+                if now.state != "PENDING":
+                    for text in self._tail(id, shown):
+                        shown += len(text)
+                        yield text
+                    now = self.look(id)
+                seen = time.monotonic()
+            except Unreachable as exc:
+                if time.monotonic() - seen > _PATIENCE:
+                    raise
+                say(f"{exc.message}; trying again")
+                time.sleep(_AGAIN)
+                continue
+            if now.over:
+                return
+            if now.state == "PENDING" and time.monotonic() >= due:
+                due = time.monotonic() + _WAITING_EVERY
+                say(f"waiting for resources: {now.message}")
+            time.sleep(_AGAIN)
+
+    def stop(self, id: str) -> Submission:
+        """Ask it to end, and wait until it has: what is in flight is completed first."""
+        now = self.look(id)
+        if now.over:
+            return now
+        with self._told():
+            self.client.stop_job(id)
+        deadline = time.monotonic() + STOP_SECONDS + _ANSWER
+        while not (now := self.look(id)).over:
+            if time.monotonic() > deadline:
+                raise HeadError(f"{id}: still {now.state} {STOP_SECONDS + _ANSWER:.0f} s after it was asked to stop")
+            time.sleep(0.5)
+        return now
+
+    def _tail(self, id: str, skip: int) -> Iterator[str]:
+        """What the log holds after its first `skip` characters, as it comes. Ends with the log, or the connection."""
+        lines, loop = self.client.tail_job_logs(id), asyncio.new_event_loop()
+        try:
+            while True:
+                with self._told():
+                    text = loop.run_until_complete(anext(lines, None))
+                if text is None:
+                    return
+                new, skip = text[skip:], max(0, skip - len(text))
+                if new:
+                    yield new
+        finally:
+            loop.run_until_complete(lines.aclose())
+            loop.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        with _translated(self.address):
+            yield
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's, which waits for ever for a host that drops packets."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": (_CONNECT, _ANSWER), **options})
+
+
+def connect(address: str | None = None, verify: str = "true") -> Head:
+    """To the head at http(s)://HOST:PORT, or at the address in Ray's own variables.
+
+    `verify` is true, false, or the certificates to trust. The token is where Ray looks for it: RAY_AUTH_TOKEN,
+    RAY_AUTH_TOKEN_PATH, or its file in the home directory; RAY_JOB_HEADERS adds headers. Raises HeadError.
+    """
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    given = address or default_address()
+    if not given:
+        raise HeadError("no cluster is named", "--address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
+    if address and "://" not in address and address != "auto":
+        given = f"http://{address}"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):  # who names a token wants it used
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with _translated(given), _named(given):
+        client = _Client(given, headers=_headers(), verify={"true": True, "false": False}.get(verify.lower(), verify))
+    theirs = client._server_ray_version
+    if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+        raise HeadError(
+            f"{given} runs Ray {theirs}, and this package needs Ray {ray.__version__}",
+            "use an image with that version; cluster/ has manifests for it",
+        )
+    return Head(client, client.get_address())
+
+
+def default_address() -> str | None:
+    """Of Ray's own variables."""
+    return next(filter(None, map(os.environ.get, _ADDRESSES)), None)
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Ray lets its variables win over an address that is given; here what is given wins."""
+    before = os.environ.get(_ADDRESSES[0])
+    os.environ[_ADDRESSES[0]] = address
+    try:
+        yield
+    finally:
+        os.environ.pop(_ADDRESSES[0])
+        if before is not None:
+            os.environ[_ADDRESSES[0]] = before
+
+
+def _headers() -> dict[str, str] | None:
+    text = os.environ.get("RAY_JOB_HEADERS")
+    if not text:
+        return None
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as exc:
+        raise HeadError(
+            f"RAY_JOB_HEADERS is no JSON mapping: {exc}", 'such as {"Authorization": "Bearer ..."}'
+        ) from exc
+
+
+@contextmanager
+def _translated(address: str) -> Iterator[None]:
+    """Foreign errors into HeadError, in this one place."""
+    try:
+        yield
+    except (AuthenticationError, aiohttp.WSServerHandshakeError) as exc:
+        raise HeadError(
+            f"{address} does not let us in: {str(exc).splitlines()[0]}",
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; ray get-auth-token prints it there",
+        ) from exc
+    except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError, KeyError) as exc:
+        if isinstance(exc, requests.exceptions.SSLError) or isinstance(exc.__context__, requests.exceptions.SSLError):
+            raise HeadError(
+                f"{address}: its certificate is not trusted here", "--verify FILE names the certificates to trust"
+            ) from exc
+        raise _absent(address) from exc
+    except FileNotFoundError as exc:
+        raise HeadError(str(exc), "--verify is true, false, or a file of certificates") from exc
+    except RuntimeError as exc:
+        raise _refused(address, str(exc)) from exc
+
+
+def _absent(address: str) -> Unreachable:
+    hint = "name Ray's dashboard, such as http://HEAD:8265; is it started, and can its port be reached from here?"
+    return Unreachable(f"no Ray job server answers at {address}", hint)
+
+
+def _refused(address: str, text: str) -> HeadError:
+    """What a head answers comes as the last line of a traceback of its own."""
+    lines = [line for line in text.splitlines() if line.strip(". ")]
+    said = re.sub(r"^(\w+\.)*\w+Error: |^Request failed with status code \d+: ", "", lines[-1]) if lines else text
+    if "Version check returned 404" in said:
+        return _absent(address)
+    if "does not exist" in said:
+        return HeadError(f"{address}: {said}", "list shows what the cluster remembers")
+    if "already exists" in said:
+        return HeadError(f"{address}: {said.split('. ')[0]}", "leave --id out, or give another")
+    return (Unreachable if "WebSocket" in said else HeadError)(f"{address}: {said}")

@@ -1,0 +1,210 @@
+"""A run handed to a cluster: checked here, its recipe written beside the output, and looked after from anywhere.
+
+What is submitted is `python -m jobs run URI`: the recipe travels as an object, nothing is encoded again. Submitting
+the same recipe again is running the same command again: it goes on.
+"""
+
+import json
+import re
+import shlex
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
+from cluster.submit import Head, HeadError, Submission, connect
+from jobs import __version__, identity
+from jobs.config import JobConfig
+from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
+from jobs.paths import is_local, join
+from jobs.plan import Part
+from jobs.progress import clock
+from jobs.sources.discover import discover
+from jobs.status import status as status_of_output
+from jobs.storage import Storage
+
+SUBMITTED = "_submitted"  # the folder of an output with the recipes that were submitted into it
+VERSION = "coyo_jobs"  # the metadata that tells our submissions from others
+_CODE = ("jobs", "cluster")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class How:
+    """What only this submission wants: names of variables to forward, where the code is, what local paths mean."""
+
+    id: str | None = None
+    env: Sequence[str] = ()
+    credentials: bool = True
+    installed: bool = False
+    shared_paths: bool = False
+
+
+def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
+    """Check what can be checked without a model, write the recipe, hand it over. Returns the id. Raises JobError."""
+    if how.id is not None and not _ID.fullmatch(how.id):
+        raise ConfigError(f"--id {how.id}: not letters and digits, with . _ - inside")
+    with _told():  # before its recipe would be replaced
+        if how.id is not None and how.id in {each.id for each in head.list()}:
+            raise ConfigError(f"--id {how.id}: the cluster has one of that name", "leave --id out, or give another")
+    config = identity.whole(config)
+    if not how.shared_paths:
+        _refuse_local(config)
+    variables = _variables(config, how)
+    storage = Storage(config.storage)
+    source = discover(storage, config.source)
+    _say(f"source    {source.said}")
+    identity.check_output(storage, config)
+    identity.foresee(storage, config, source.pinned)
+    id = how.id or _readable(config.output.path, part)
+    uri = join(config.output.path, SUBMITTED, f"{id}.yaml")
+    storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
+    _say(f"recipe    {uri}")
+    words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
+    about = {VERSION: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
+    with _told(), tempfile.TemporaryDirectory() as folder:
+        root = Path(__file__).parents[1]
+        code = None if how.installed else pack(root, _CODE, Path(folder))
+        head.submit(shlex.join(words), Environment(variables, code), about, id)
+    _say(f"submitted {id} to {head.address}")
+    return id
+
+
+def reach(address: str | None, verify: str) -> Head:
+    """The cluster's head. Raises ClusterError."""
+    with _told():
+        return connect(address, verify)
+
+
+def follow(head: Head, id: str) -> Iterator[str]:
+    """The log as it grows, to the end."""
+    with _told():
+        yield from head.follow(id, lambda note: _say(f"note      {note}"))
+
+
+def wait(head: Head, id: str) -> int:
+    """Show the log until the end; what the run would have returned here."""
+    try:
+        for text in follow(head, id):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except KeyboardInterrupt:
+        hint = f"coyo-jobs logs {id} -f shows it again, coyo-jobs stop {id} ends it"
+        raise Interrupted("no longer watching; the job goes on", hint) from None
+    ended = look(head, id)
+    _say(f"{id} {told(ended)}")
+    return ended.exit_code
+
+
+def look(head: Head, id: str) -> Submission:
+    with _told():
+        return head.look(id)
+
+
+def log(head: Head, id: str) -> str:
+    with _told():
+        return head.log(id)
+
+
+def stop(head: Head, id: str) -> Submission:
+    """Ends it in order, and waits for that."""
+    with _told():
+        return head.stop(id)
+
+
+def ours(head: Head) -> list[Submission]:
+    """Of this package, the newest first."""
+    with _told():
+        return [each for each in head.list() if VERSION in each.metadata]
+
+
+def table(submissions: Sequence[Submission]) -> str:
+    """A line for each."""
+    if not submissions:
+        return "no submissions"
+    width = max(len(each.id) for each in submissions)
+    rows = []
+    for each in submissions:
+        part = each.metadata.get("part", "1/1")
+        output = each.metadata.get("output", "") + (f" part {part}" if part != "1/1" else "")
+        began = datetime.fromtimestamp(each.began, UTC).strftime("%Y-%m-%d %H:%M")
+        rows.append(f"{each.id:<{width}}  {each.state:<9}  {began}  {output}")
+    return "\n".join(rows)
+
+
+def status(head: Head, id: str, *, as_json: bool) -> tuple[str, bool]:
+    """What the cluster says of it, and what its output does; whether all is well."""
+    found = look(head, id)
+    output = found.metadata.get("output", "")
+    try:
+        said, healthy = status_of_output(output, as_json=as_json) if output else ("", True)
+    except (OutputError, StorageError) as exc:  # a run that has just begun has published nothing
+        said, healthy = json.dumps(exc.message) if as_json else exc.message, not found.over
+    healthy = found.state == "SUCCEEDED" or (healthy and not found.over)
+    if as_json:
+        return json.dumps({"submission": asdict(found), "output": json.loads(said or "null")}, indent=1), healthy
+    return "\n".join(
+        filter(None, [f"{found.id}: {told(found)} on {head.address}", f"  {found.command}", said])
+    ), healthy
+
+
+def told(found: Submission) -> str:
+    """RUNNING for 1:20; FAILED with code 2 after 0:03."""
+    spent = clock(max(0.0, (found.ended or time.time()) - found.began))
+    if not found.over:
+        return f"{found.state} for {spent}"
+    why = f": {found.message.splitlines()[0]}" if found.state == "FAILED" and found.code is None else ""
+    code = f" with code {found.code}" if found.state == "FAILED" and found.code is not None else ""
+    return f"{found.state}{code} after {spent}{why}"
+
+
+def _refuse_local(config: JobConfig) -> None:
+    """Each worker would write to a disk of its own, and the run would find nothing of it in the end."""
+    names = [model.weights for model in (config.models.vit, config.models.align) if model]
+    names += [config.source.dataset.name] if config.source.dataset else []
+    for path in [*config.source.paths, config.output.path, *(name for name in names if name.startswith("/"))]:
+        if is_local(path):
+            raise ConfigError(
+                f"{path}: a local path, and a cluster has more than one machine",
+                "use s3://, or say --shared-paths where every node and this machine see the same folder there",
+            )
+
+
+def _variables(config: JobConfig, how: How) -> dict[str, str]:
+    """What is forwarded; the run finds its recipe with them before it can read where its storage is."""
+    if missing := [name for name in how.env if name not in set_here(how.env)]:
+        raise ConfigError(f"--env {missing[0]}: not set here", f"export {missing[0]}=..., or leave it out")
+    variables = set_here([*(CREDENTIALS if how.credentials else ()), *how.env])
+    if variables:
+        _say(f"forwards  {', '.join(variables)}")
+    if "AWS_SESSION_TOKEN" in variables:
+        _say("note      these credentials end some day: a role of the nodes does not (--no-credentials)")
+    where = {"AWS_ENDPOINT_URL": config.storage.endpoint_url, "AWS_DEFAULT_REGION": config.storage.region}
+    return {**variables, **{name: value for name, value in where.items() if value}, "COYO_JOBS_VERSION": __version__}
+
+
+def _readable(output: str, part: Part) -> str:
+    """coyo-out-20261122T024700-3fa2"""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", output.rstrip("/").rpartition("/")[2])[:40].strip(".-")
+    return "-".join(
+        filter(None, ["coyo", f"{name}{part.suffix}", f"{datetime.now(UTC):%Y%m%dT%H%M%S}", uuid.uuid4().hex[:4]])
+    )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a head says, as one of our errors."""
+    try:
+        yield
+    except HeadError as exc:
+        raise ClusterError(exc.message, exc.hint) from exc
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,144 @@
+"""What a submission does before a head has it: checks, the recipe beside the output, one command that reads it."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.runtime_env import CREDENTIALS, Environment
+from cluster.submit import Head
+from jobs import cli, identity
+from jobs.config import JobConfig
+from jobs.errors import ConfigError, OutputError, SourceError
+from jobs.paths import JOB
+from jobs.plan import Part
+from jobs.status import status
+from jobs.storage import Storage
+from jobs.submission import SUBMITTED, How, submit
+from tests.conftest import demo_job
+
+
+@dataclass(frozen=True)
+class Given(Head):
+    """A head that keeps what it is given."""
+
+    client: Any = None
+    address: str = "http://head:8265"
+    jobs: list[tuple[str, Environment, Mapping[str, str], str]] = field(default_factory=list)
+
+    def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
+        self.jobs.append((command, environment, metadata, id))
+
+
+@pytest.fixture(autouse=True)
+def _without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def config(scenes_parquet: Path, tmp_path: Path) -> JobConfig:
+    return demo_job(scenes_parquet, tmp_path / "My out!")
+
+
+SHARED = How(shared_paths=True)
+
+
+def test_the_submitted_command_reads_the_same_job(config: JobConfig, tmp_path: Path) -> None:
+    """One argument: nothing of the recipe is spelled a second time."""
+    head = Given()
+    id = submit(config, Part(2, 8), head, SHARED)
+    ((command, _, metadata, given),) = head.jobs
+    assert given == id
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "jobs"]
+    args = cli._parser().parse_args(words[3:])
+    assert JobConfig.load(args.recipe, args.set) == config
+    assert Part.parse(args.part) == Part(2, 8)
+    assert args.recipe == metadata["recipe"] == f"{tmp_path}/My out!/{SUBMITTED}/{id}.yaml"
+    assert id.startswith("coyo-My-out-2of8-20")
+
+
+def test_a_recipe_of_this_folder_means_the_same_elsewhere(
+    scenes_parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scenes_parquet.parent)
+    head = Given()
+    submit(demo_job(scenes_parquet.name, "../out"), Part(), head, SHARED)
+    monkeypatch.chdir(tmp_path)
+    there = JobConfig.load(head.jobs[0][2]["recipe"])
+    assert there.source.path == str(scenes_parquet)
+    assert Path(there.output.path).is_absolute()
+
+
+def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
+    """It is there before the job's own recipe is, and stays."""
+    storage, output = Storage(), config.output.path
+    submit(config, Part(), Given(), SHARED)
+    with pytest.raises(OutputError, match="no progress there"):
+        status(output, as_json=False)
+    assert not storage.exists(f"{output}/{JOB}")
+    identity.claim(storage, identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    submit(config, Part(), Given(), SHARED)
+    assert len(storage.tree(f"{output}/{SUBMITTED}")) == 2
+
+
+def test_values_go_into_the_environment_and_nowhere_else(
+    config: JobConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws-value")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session-value")
+    monkeypatch.setenv("WANDB_KEY", "mine-value")
+    head = Given()
+    submit(config, Part(), head, How(env=["WANDB_KEY"], shared_paths=True))
+    command, environment, metadata, _ = head.jobs[0]
+    assert {"aws-value", "session-value", "mine-value"} <= set(environment.variables.values())
+    said = capfd.readouterr().err
+    assert "forwards  AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, WANDB_KEY\n" in said
+    assert "note      these credentials end some day" in said
+    recipe = Storage().read(metadata["recipe"]).decode()
+    assert "-value" not in "".join([command, repr(environment), str(metadata), recipe, said])
+
+    submit(config, Part(), head, How(credentials=False, installed=True, shared_paths=True))
+    assert list(head.jobs[1][1].variables) == ["COYO_JOBS_VERSION"]
+    assert head.jobs[1][1].code is None
+
+
+def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: JobConfig) -> None:
+    """What reads the recipe from S3 does not know yet what is in it."""
+    tree = config.model_dump()
+    tree["storage"] |= {"endpoint_url": "http://minio:9000", "region": "eu-west-1"}
+    head = Given()
+    submit(JobConfig.of(tree), Part(), head, SHARED)
+    variables = head.jobs[0][1].variables
+    assert (variables["AWS_ENDPOINT_URL"], variables["AWS_DEFAULT_REGION"]) == ("http://minio:9000", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "error", "told"),
+    [
+        ({}, How(), ConfigError, "a local path, and a cluster has more than one machine"),
+        ({"source": {"path": "s3://bucket/in"}}, How(), ConfigError, "/My out!: a local path"),
+        ({}, How(id="a/b", shared_paths=True), ConfigError, "--id a/b: not letters and digits"),
+        ({}, How(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set here"),
+        ({"source": {"path": "nowhere"}}, SHARED, SourceError, "nothing at "),
+        ({"models": {"align": None}}, SHARED, OutputError, "models.align was "),
+    ],
+    ids=["local source", "local output", "id", "env", "source", "another job's output"],
+)
+def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
+    config: JobConfig, changes: dict[str, Any], how: How, error: type[Exception], told: str
+) -> None:
+    """A cluster costs minutes to start; a wrong bucket is known in a second."""
+    identity.claim(Storage(), identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    tree = config.model_dump()
+    for section, keys in changes.items():
+        tree[section] = {**tree[section], **keys}
+    head = Given()
+    with pytest.raises(error, match=told):
+        submit(JobConfig.of(tree), Part(), head, how)
+    assert not head.jobs
+    assert not Storage().tree(f"{config.output.path}/{SUBMITTED}")
