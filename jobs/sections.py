@@ -1,9 +1,10 @@
 """The sections of a recipe: every key, its default, its unit, and what it may not be."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from jobs import schema
 
@@ -12,6 +13,10 @@ Auto = Literal["auto"]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class SourceConfig(Section):
@@ -31,7 +36,7 @@ class SourceConfig(Section):
     @field_validator("path", "keep", mode="before")
     @classmethod
     def _tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+        return _tuple(value)
 
     @field_validator("path")
     @classmethod
@@ -72,12 +77,56 @@ class VitConfig(Section):
     min_prob: float = Field(0.0, ge=0.0, le=1.0, strict=False, description="labels below this probability are left out")
 
 
+def distinct(labels: Iterable[str]) -> tuple[str, ...]:
+    """Without the space around them. Raises ValueError for one that is empty or there before, by its number from 1."""
+    found: dict[str, int] = {}
+    for number, label in enumerate((each.strip() for each in labels), 1):
+        if not label:
+            raise ValueError(f"label {number} is empty")
+        if label in found:
+            raise ValueError(f"label {number}, {label!r}, is label {found[label]} again")
+        found[label] = number
+    return tuple(found)
+
+
+def _listed(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not value:
+        raise ValueError("is empty")
+    return value if isinstance(value, str) else distinct(value)
+
+
+def _with_a_place(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError('is empty; ["{}"] takes the labels as they are')
+    if odd := next((template for template in value if template.count("{}") != 1), None):
+        raise ValueError(f"has {odd!r}, which needs one {{}} where the label goes")
+    if twice := {template for template in value if value.count(template) > 1}:
+        raise ValueError(f"names {sorted(twice)} twice")
+    return value
+
+
+class ZeroShotConfig(Section):
+    """The recipe's own labels, by the cosine of image and label."""
+
+    labels: Annotated[str | tuple[str, ...], BeforeValidator(_tuple), AfterValidator(_listed)] = Field(
+        description="a list, or a file with one label a line; local or s3://"
+    )
+    templates: Annotated[tuple[str, ...], BeforeValidator(_tuple), AfterValidator(_with_a_place)] = Field(
+        ("This is a photo of {}.",), description="sentences with {} for the label, averaged; transformers' own"
+    )
+    top_k: int = Field(5, gt=0, description="labels per image, at most")
+
+
 class AlignConfig(Section):
     """Embeddings from an image-text dual encoder."""
 
     weights: str = Field("kakaobrain/align-base", description="hub id, local or s3:// folder, or demo")
     revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
     text: bool = Field(True, description="also embed the text, and give the similarity of image and text")
+    pooled: bool = Field(False, description="also store what each tower pooled, before projection and normalisation")
+    zero_shot: ZeroShotConfig | None = Field(
+        None, description="labels of your own for every image: {labels: [a cat, a dog]}, or {labels: labels.txt}"
+    )
 
 
 class ModelsConfig(Section):
