@@ -1,5 +1,8 @@
 """Embeddings: transformers' own, normalised; texts that are absent, long, repeated or strange."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import torch
 
 from jobs import schema
 from jobs.demo import WEIGHTS, scenes
-from jobs.models import align, loading
-from jobs.models.align import MAX_TOKENS, TEXTS_PER_CALL, groups_of
+from jobs.models import loading
+from jobs.models.texts import TEXTS_PER_CALL
 from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
 
+MAX_TOKENS = 64  # what AlignProcessor pads to
 TEXTS = ["a red circle", "a large blue star on a gray background", "ring", "Ünïcode, ☃ and \u200b!", "a b c d e f g"]
 
 
@@ -120,6 +124,39 @@ def test_fewer_positions_than_64_cut_the_text_there(tmp_path: Path) -> None:
     assert not load("align", folder)(noise(1), ["red " * 100]).broken.any()
 
 
+def test_pooled_outputs_are_what_aligns_towers_give() -> None:
+    """Its image tower's pooling, which it does not project; and the first token's state, not BERT's own pooler."""
+    ours = embed([*TEXTS], pooled=True)
+    transformers, folder = loading.transformers(), WEIGHTS / "align"
+    model = transformers.AlignModel.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(pixel_values=noise(len(TEXTS)).permute(0, 3, 1, 2).float() / 127.5 - 1, **tokens)
+    images, texts = out.vision_model_output.pooler_output, out.text_model_output.last_hidden_state[:, 0]
+    assert np.allclose(ours[schema.IMAGE_POOLED], images, rtol=1e-4, atol=1e-4)
+    assert np.allclose(ours[schema.TEXT_POOLED], texts, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(texts.norm(dim=1), 1, atol=0.1)
+    assert spec("align", pooled=True).about["pooled"] == {"image": 128, "text": 96, "normalised": False}
+
+
+def test_pooled_outputs_of_a_row_without_text_are_null_only_for_the_text() -> None:
+    ours = embed(["a ring", None], pooled=True)
+    assert ours[schema.TEXT_POOLED][1] is None
+    assert ours[schema.TEXT_POOLED][0] is not None
+    assert len(ours[schema.IMAGE_POOLED][1]) == 128
+    assert list(embed([None], pooled=True, text=False)) == [schema.IMAGE_EMBEDDING, schema.IMAGE_POOLED]
+
+
+def test_a_pooled_number_that_float16_cannot_hold_breaks_the_row(tmp_path: Path) -> None:
+    """Infinity in a column of the output would poison whoever averages it."""
+    folder = copy("align", tmp_path / "align")
+    norm = f"{LAST}weight"
+    rewrite(folder, **{norm: tensors(folder)[norm.replace("__", ".")] * 1e7})
+    results = {dtype: load("align", folder, dtype, pooled=True)(noise(2), [None, None]) for dtype in FLOATS}
+    assert {dtype: each.broken.all() for dtype, each in results.items()} == {"float16": True, "float32": False}
+
+
+FLOATS = ("float16", "float32")
 LAST = "vision_model__encoder__blocks__6__projection__project_bn__"
 NO_DIRECTION = {
     "texts of length zero": {"text_projection__weight": 0.0, "text_projection__bias": 0.0},
@@ -145,35 +182,17 @@ def test_the_right_caption_is_the_nearest_of_ten() -> None:
     assert ((images @ texts.T).argmax(1) == np.arange(10)).sum() >= 8
 
 
+def test_a_spec_travels_without_torch() -> None:
+    """It goes to every process that decodes or writes: 0.2 GB each would be torch's."""
+    options = {"labels": ("a", "b"), "templates": ("{}",)}
+    described = spec("align", pooled=True, zero_shot=options)
+    assert pickle.loads(pickle.dumps(described)) == described
+    code = "import sys, pickle; pickle.load(sys.stdin.buffer); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], input=pickle.dumps(described)).returncode == 0
+
+
 def test_about_gives_the_temperature_of_the_weights() -> None:
     about = spec("align").about
     assert 0 < about["temperature"] < 0.5
     assert about["temperature"] != 0.07
     assert (about["dim"], about["dtype"], about["normalised"]) == (128, "float32", True)
-
-
-def test_texts_are_grouped_so_that_little_is_padded() -> None:
-    lengths = sorted(min(64, 3 + (i * i) % 61) for i in range(1024))
-    groups = groups_of(lengths)
-    assert [i for group in groups for i in range(group.start, group.stop)] == list(range(1024))
-    assert all(group.stop - group.start <= TEXTS_PER_CALL for group in groups)
-    padded = sum((group.stop - group.start) * lengths[group.stop - 1] for group in groups)
-    assert padded < 1.25 * sum(lengths)
-    assert groups_of([]) == []
-
-
-@pytest.mark.parametrize("lengths", [[5], [5, 64], [3] * 64, [3] * 65, [1, 2, 4, 8, 16, 32, 64]], ids=str)
-def test_few_texts_make_few_calls(lengths: list[int]) -> None:
-    assert len(groups_of(lengths)) == (2 if len(lengths) == 65 else 1)
-
-
-def test_folding_batch_norms_changes_no_embedding() -> None:
-    plain = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
-    folded = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
-    align.fold_batch_norms(folded.vision_model)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules()) > 10
-    pixels = torch.randn(4, 3, 64, 64)
-    with torch.inference_mode():
-        a, b = (model.get_image_features(pixel_values=pixels).pooler_output for model in (plain, folded))
-    assert torch.nn.functional.cosine_similarity(a, b).min() > 0.999999
