@@ -148,8 +148,9 @@ def encoder(name: str, to: Path) -> Path:
     with torch.no_grad():
         for parameter in (each for each in made.parameters() if each.ndim > 1):
             parameter.normal_(0, 0.5 / parameter.shape[-1] ** 0.5 if parameter.ndim > 2 else 0.2)
-        for start in (each for key, each in made.named_parameters() if key == "logit_scale"):
-            start.fill_(2.5)
+        for key, trained in {"logit_scale": 2.5, "logit_bias": -3.0}.items():
+            if hasattr(made, key):
+                getattr(made, key).fill_(trained)
     made.save_pretrained(to)
     processor(*images).save_pretrained(to)
     return to
