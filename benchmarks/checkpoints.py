@@ -9,7 +9,7 @@ import transformers
 
 from benchmarks.corpus import WORDS
 from jobs.config import AlignConfig, VitConfig
-from jobs.models import Spec, align, vit
+from jobs.models import Spec, dual, vit
 from jobs.models.weights import pin
 from jobs.storage import Storage
 
@@ -82,7 +82,7 @@ def specs(weights: Path | None, dtype: str = "float32") -> tuple[Spec, Spec]:
     found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
     return (
         vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
-        align.describe(AlignConfig(weights=names["align"]), *found["align"], dtype),
+        dual.describe(AlignConfig(weights=names["align"]), *found["align"], dtype),
     )
 
 

@@ -30,6 +30,7 @@ from jobs.sections import (
     SourceConfig,
     StorageConfig,
     VitConfig,
+    ZeroShotConfig,
 )
 
 __all__ = [
@@ -46,7 +47,11 @@ __all__ = [
     "SourceConfig",
     "StorageConfig",
     "VitConfig",
+    "ZeroShotConfig",
 ]
+
+_SHOWN = 300  # letters of a value in an error
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast: labels may be tens of thousands
 
 
 class JobConfig(Section):
@@ -88,7 +93,7 @@ class JobConfig(Section):
             raise ConfigError(f"{path}: {exc.message}", exc.hint) from None
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def _text(path: str | Path) -> str:
@@ -164,11 +169,17 @@ _PLAIN = {
 }
 
 
+def shown(value: Any) -> str:
+    """As it is written in Python; a long list of labels, say, is cut."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _plainly(text: str, given: Any) -> str:
     if text.startswith("Value error, "):
         return text.removeprefix("Value error, ")
     if "valid dictionary or instance" in text:
-        return f"is {given!r}; it must be a section with keys of its own"
+        return f"is {shown(given)}; it must be a section with keys of its own"
     for theirs, ours in _PLAIN.items():
         text = text.replace(theirs, ours)
-    return text if text.startswith("is ") else f"is {given!r}; {text.replace('Input should be', 'it must be')}"
+    return text if text.startswith("is ") else f"is {shown(given)}; {text.replace('Input should be', 'it must be')}"

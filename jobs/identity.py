@@ -7,17 +7,20 @@ it is: `fetch`, `compute`, `limits`, `storage`, and the output's path and file s
 import hashlib
 import json
 import os
+from itertools import zip_longest
 from typing import Any
 
 import yaml
 
 from jobs import schema
-from jobs.config import JobConfig, SourceConfig
+from jobs.config import JobConfig, SourceConfig, shown
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
 from jobs.paths import JOB, ROWS, absolute, join, listed_by
 from jobs.storage import Storage
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast: labels may be tens of thousands
+_LONG = 20  # entries of a list that an error shows whole
 _FREE = {"fetch": ..., "compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
@@ -26,6 +29,8 @@ def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> Job
     tree = whole(config).model_dump() | {"source": source.model_dump()}
     for spec in specs:
         tree["models"][spec.kind]["revision"] = spec.weights.revision
+        if zero_shot := tree["models"][spec.kind].get("zero_shot"):
+            zero_shot.update(labels=spec.labels)  # themselves, whatever becomes of the file they came from
     return JobConfig.of(tree)
 
 
@@ -114,7 +119,7 @@ def _unpinned(config: JobConfig) -> JobConfig:
 
 def _read(storage: Storage, path: str) -> JobConfig:
     try:
-        return JobConfig.of(yaml.safe_load(storage.read(path)))
+        return JobConfig.of(yaml.load(storage.read(path), Loader=_LOADER))
     except (ConfigError, yaml.YAMLError, ValueError) as exc:
         raise OutputError(
             f"{path}: cannot be read by this version ({exc})", "give the job another output folder"
@@ -129,4 +134,10 @@ def _different(at: str, theirs: Any, ours: Any) -> list[str]:
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = list(dict.fromkeys([*theirs, *ours]))
         return [line for key in keys for line in _different(f"{at}.{key}".strip("."), theirs.get(key), ours.get(key))]
-    return [] if theirs == ours else [f"{at} was {theirs!r}, now {ours!r}"]
+    if theirs == ours:
+        return []
+    if isinstance(theirs, list) and isinstance(ours, list) and max(len(theirs), len(ours)) > _LONG:
+        pairs = enumerate(zip_longest(theirs, ours), 1)
+        number, was, now = next((number, was, now) for number, (was, now) in pairs if was != now)
+        return [f"{at} had {len(theirs)} entries, now {len(ours)}; number {number} was {was!r}, now {now!r}"]
+    return [f"{at} was {shown(theirs)}, now {shown(ours)}"]

@@ -8,7 +8,8 @@ from fsspec.utils import glob_translate
 # What an output holds: two folders of Parquet objects, and small files beside them.
 ROWS, REJECTS = FOLDERS = ("rows", "rejects")
 IMAGES = "images"  # with output.keep_images
-JOB, LABEL_NAMES, SUMMARY, SUCCESS = "_job.yaml", "_labels.json", "_summary.json", "_SUCCESS"
+JOB, SUMMARY, SUCCESS = "_job.yaml", "_summary.json", "_SUCCESS"
+LABEL_NAMES, ZERO_SHOT_LABEL_NAMES = "_labels.json", "_zero_shot_labels.json"
 
 GLOB = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")

@@ -21,8 +21,9 @@ from jobs.storage import Storage
 
 _LONGEST = 300  # letters of a text that two lines could ever show
 CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus
-_COLUMNS, _TILE, _PICTURE, _MARGIN = 4, 300, 200, 12
+_COLUMNS, _TILE, _PICTURE, _MARGIN, _BAR = 4, 300, 200, 12, 18
 _INK, _SOFT, _MARK, _PAPER = (28, 30, 34), (120, 124, 130), (24, 128, 70), (250, 250, 248)
+_LABEL, _OWN = (226, 232, 240), (250, 228, 200)  # the classifier's, and the recipe's own
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Pictured:
     image: Image.Image
     text: str | None
     labels: list[tuple[str, float]]
+    zero_shot: list[tuple[str, float]]
     matches: list[tuple[str, float]]
 
 
@@ -60,7 +62,8 @@ def sample(output: str, count: int) -> list[Pictured]:
     found = [row for row in results.to_pylist() if (row[schema.SHARD], row[schema.ROW]) in given]
     texts = {id(row): given[row[schema.SHARD], row[schema.ROW]][0] for row in found}
     matches = _Matches([(texts[id(row)], row.get(schema.TEXT_EMBEDDING)) for row in found])
-    names = _label_names(results)
+    zero_shot = config.models.align.zero_shot if config.models.align else None
+    names, own_names = _label_names(results), zero_shot.labels if zero_shot else ()
     pictured = []
     for row in _spread(found, count):
         text, data = given[row[schema.SHARD], row[schema.ROW]]
@@ -68,11 +71,16 @@ def sample(output: str, count: int) -> list[Pictured]:
             image = decode(data, config.decode).image
         except Reject as exc:
             raise OutputError(f"{row[schema.SHARD]} row {row[schema.ROW]} no longer decodes: {exc.message}") from exc
-        labels = [
-            (names[i], p) for i, p in zip(row.get(schema.LABELS) or [], row.get(schema.LABEL_PROBS) or [], strict=True)
-        ]
-        pictured.append(Pictured(image, text, labels[:3], matches.best(row.get(schema.IMAGE_EMBEDDING))))
+        labels = _named(row, schema.LABELS, schema.LABEL_PROBS, names)
+        own = _named(row, schema.ZERO_SHOT_LABELS, schema.ZERO_SHOT_PROBS, own_names)
+        pictured.append(Pictured(image, text, labels, own, matches.best(row.get(schema.IMAGE_EMBEDDING))))
     return pictured
+
+
+def _named(row: dict[str, Any], labels: str, probs: str, names: Sequence[str]) -> list[tuple[str, float]]:
+    """The first three."""
+    pairs = zip(row.get(labels) or [], row.get(probs) or [], strict=True)
+    return [(names[i], prob) for i, prob in pairs][:3]
 
 
 class _Matches:
@@ -110,7 +118,7 @@ def _spread(rows: list[Any], count: int) -> list[Any]:
 
 def _draw(pictured: Sequence[Pictured]) -> Image.Image:
     lines = -(-len(pictured) // _COLUMNS)
-    height = _PICTURE + 190
+    height = _PICTURE + 190 + _BAR * max(len(row.zero_shot) for row in pictured)
     sheet = Image.new("RGB", (_COLUMNS * _TILE + _MARGIN, lines * height + _MARGIN), _PAPER)
     for index, row in enumerate(pictured):
         _tile(sheet, (index % _COLUMNS * _TILE + _MARGIN, index // _COLUMNS * height + _MARGIN), row)
@@ -124,10 +132,11 @@ def _tile(sheet: Image.Image, at: tuple[int, int], row: Pictured) -> None:
     picture.thumbnail((width, _PICTURE))
     sheet.paste(picture, (x + (width - picture.width) // 2, y + (_PICTURE - picture.height) // 2))
     pen, y = ImageDraw.Draw(sheet), y + _PICTURE + 6
-    for name, prob in row.labels:
-        pen.rectangle((x, y + 2, x + round(prob * width), y + 17), fill=(226, 232, 240))
-        pen.text((x + 4, y + 2), _fit(pen, f"{prob:.2f}  {name}", width - 8, 13), _INK, _font(13))
-        y += 18
+    for bars, fill in ((row.labels, _LABEL), (row.zero_shot, _OWN)):
+        for name, prob in bars:
+            pen.rectangle((x, y + 2, x + round(prob * width), y + _BAR - 1), fill=fill)
+            pen.text((x + 4, y + 2), _fit(pen, f"{prob:.2f}  {name}", width - 8, 13), _INK, _font(13))
+            y += _BAR
     y += 4
     for text, cosine in row.matches:
         ink = _MARK if text == row.text else _SOFT

@@ -21,7 +21,7 @@ from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, join
+from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
 from jobs.pipeline import Pipeline, Resources, decide
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, metering
@@ -60,7 +60,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
     """Resolve and load each checkpoint once, before any cluster is used. Raises CheckpointError."""
-    from jobs.models import align, vit, weights
+    from jobs.models import dual, vit, weights
 
     specs: list[Spec] = []
     if config.models.vit:
@@ -68,11 +68,12 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
         specs.append(vit.describe(config.models.vit, pinned, folder))
     if config.models.align:
         pinned, folder = weights.pin("align", config.models.align.weights, config.models.align.revision, storage)
-        specs.append(align.describe(config.models.align, pinned, folder, config.output.embedding_dtype))
+        specs.append(dual.describe(config.models.align, pinned, folder, config.output.embedding_dtype))
     for spec in specs:
         _say(
             f"model     {spec.kind}: {spec.weights.name}, {spec.about['architecture']}, "
             f"{spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
+            + (f", {len(spec.labels):,} labels of the recipe's" if schema.ZERO_SHOT_LABELS in spec.columns else "")
         )
     return tuple(specs)
 
@@ -220,11 +221,10 @@ class _Job:
         if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
             _say(f"output    this part is complete; {len(others)} shards of other parts are not")
         elif run or not self.storage.exists(join(self.path, SUCCESS)):
-            labels = {spec.kind: list(spec.labels) for spec in self.specs if spec.labels}
-            if labels:
-                self.storage.put(
-                    join(self.path, LABEL_NAMES), json.dumps(labels["vit"], ensure_ascii=False, indent=0).encode()
-                )
+            for spec in (spec for spec in self.specs if spec.labels):
+                names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
+                name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
+                self.storage.put(join(self.path, name), names)
             self._drop_orphaned_images(now)
             self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
             with suppress(StorageError):  # housekeeping, and a right that not every job has

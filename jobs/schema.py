@@ -23,9 +23,14 @@ SINCE, END, TOTAL = "_since", "_end", "_total"
 STAGE, REASON, MESSAGE, TEXT, IMAGE = "_stage", "_reason", "_message", "_text", "_image"
 REJECT_STAGE, REJECT_REASON, REJECT_MESSAGE = "stage", "reason", "message"  # the same, in rejects/
 LABELS, LABEL_PROBS = "labels", "label_probs"
+ZERO_SHOT_LABELS, ZERO_SHOT_PROBS = "zero_shot_labels", "zero_shot_probs"
 IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY = "image_embedding", "text_embedding", "similarity"
+IMAGE_POOLED, TEXT_POOLED = "image_pooled", "text_pooled"
 
-RESERVED = frozenset({SHARD, ROW, KEY, LABELS, LABEL_PROBS, IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY})
+RESERVED = frozenset(
+    {SHARD, ROW, KEY, LABELS, LABEL_PROBS, IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY}
+    | {ZERO_SHOT_LABELS, ZERO_SHOT_PROBS, IMAGE_POOLED, TEXT_POOLED}
+)
 
 # Names a source may use, best first.
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img")
@@ -39,6 +44,7 @@ ERROR_NAMES = ("error_message",)  # img2dataset says there why a row has no imag
 PROVENANCE = "coyo_jobs.provenance"  # footer keys of every object
 MODELS = "coyo_jobs.models"
 LABEL_NAMES = "coyo_jobs.label_names"
+ZERO_SHOT_LABEL_NAMES = "coyo_jobs.zero_shot_label_names"
 
 _ADDRESS = (pa.field(SHARD, pa.string(), nullable=False), pa.field(ROW, pa.int32(), nullable=False))
 _FATE = (
@@ -99,8 +105,13 @@ def labels() -> list[pa.Field]:
     return [pa.field(LABELS, pa.list_(pa.int32())), pa.field(LABEL_PROBS, pa.list_(pa.float32()))]
 
 
+def zero_shot() -> list[pa.Field]:
+    """Indexes into the recipe's labels and their probabilities, sorted descending."""
+    return [pa.field(ZERO_SHOT_LABELS, pa.list_(pa.int32())), pa.field(ZERO_SHOT_PROBS, pa.list_(pa.float32()))]
+
+
 def embedding(name: str, dim: int, dtype: pa.DataType) -> pa.Field:
-    """An L2-normalised vector of `dim` numbers."""
+    """A vector of `dim` numbers: L2-normalised, or as a tower pooled it."""
     return pa.field(name, pa.list_(dtype, dim))
 
 

@@ -1,11 +1,12 @@
 """The sections of a recipe: every key, its default, its unit, and what it may not be."""
 
 import re
+from collections.abc import Iterable
 from ipaddress import ip_network
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from jobs import schema
 
@@ -36,10 +37,17 @@ def _seconds(default: float, description: str) -> Any:
     return Field(default, gt=0.0, allow_inf_nan=False, strict=False, description=description)
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+
+
 class SourceConfig(Section):
     """What to read."""
 
-    path: str | tuple[str, ...] | None = Field(
+    path: str | Texts | None = Field(
         None,
         description="a folder, a file, a glob (*.tar), braces ({00000..00127}.tar), or a list of these; local, s3:// or hf://",
     )
@@ -49,7 +57,7 @@ class SourceConfig(Section):
     format: Literal["auto", "parquet", "urls", "webdataset", "dataset"] = Field(
         "auto", description="auto looks at the files"
     )
-    keep: tuple[str, ...] = Field(
+    keep: Texts = Field(
         ("url", "width", "height"), description="source columns (WebDataset: json fields) to copy to the output"
     )
     image_column: str = Field("auto", description="column or tar suffix with the image bytes; auto: image, jpg, ...")
@@ -59,11 +67,6 @@ class SourceConfig(Section):
     where: str | None = Field(None, description="rows to take, by their columns: watermark_score < 0.5 and width > 256")
     sample: SampleConfig | None = Field(None, description="{fraction: 0.01, seed: 0} takes a random 1 % of the rows")
     limit: int | None = Field(None, gt=0, description="at most so many rows, the first ones that are taken")
-
-    @field_validator("path", "keep", mode="before")
-    @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("path")
     @classmethod
@@ -110,14 +113,9 @@ class FetchConfig(Section):
     robots_header: Literal["obey", "ignore"] = Field(
         "obey", description="obey: X-Robots-Tag with noai, noimageai, noindex or noimageindex makes a reject"
     )
-    allow_networks: tuple[str, ...] = Field(
+    allow_networks: Texts = Field(
         (), description="networks such as 10.1.0.0/16 that urls may lead to although they are not public"
     )
-
-    @field_validator("allow_networks", mode="before")
-    @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("allow_networks")
     @classmethod
@@ -158,12 +156,56 @@ class VitConfig(Section):
     min_prob: float = Field(0.0, ge=0.0, le=1.0, strict=False, description="labels below this probability are left out")
 
 
+def distinct(labels: Iterable[str]) -> tuple[str, ...]:
+    """Without the space around them. Raises ValueError for one that is empty or there before, by its number from 1."""
+    found: dict[str, int] = {}
+    for number, label in enumerate((each.strip() for each in labels), 1):
+        if not label:
+            raise ValueError(f"label {number} is empty")
+        if label in found:
+            raise ValueError(f"label {number}, {label!r}, is label {found[label]} again")
+        found[label] = number
+    return tuple(found)
+
+
+def _listed(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not value:
+        raise ValueError("is empty")
+    return value if isinstance(value, str) else distinct(value)
+
+
+def _with_a_place(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError('is empty; ["{}"] takes the labels as they are')
+    if odd := next((template for template in value if template.count("{}") != 1), None):
+        raise ValueError(f"has {odd!r}, which needs one {{}} where the label goes")
+    if twice := {template for template in value if value.count(template) > 1}:
+        raise ValueError(f"names {sorted(twice)} twice")
+    return value
+
+
+class ZeroShotConfig(Section):
+    """The recipe's own labels, by the cosine of image and label."""
+
+    labels: Annotated[str | tuple[str, ...], BeforeValidator(_tuple), AfterValidator(_listed)] = Field(
+        description="a list, or a file with one label a line; local or s3://"
+    )
+    templates: Annotated[tuple[str, ...], BeforeValidator(_tuple), AfterValidator(_with_a_place)] = Field(
+        ("This is a photo of {}.",), description="sentences with {} for the label, averaged; transformers' own"
+    )
+    top_k: int = Field(5, gt=0, description="labels per image, at most")
+
+
 class AlignConfig(Section):
     """Embeddings from an image-text dual encoder."""
 
     weights: str = Field("kakaobrain/align-base", description="hub id, local or s3:// folder, or demo")
     revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
     text: bool = Field(True, description="also embed the text, and give the similarity of image and text")
+    pooled: bool = Field(False, description="also store what each tower pooled, before projection and normalisation")
+    zero_shot: ZeroShotConfig | None = Field(
+        None, description="labels of your own for every image: {labels: [a cat, a dog]}, or {labels: labels.txt}"
+    )
 
 
 class ModelsConfig(Section):

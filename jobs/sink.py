@@ -23,6 +23,8 @@ from jobs.paths import IMAGES, REJECTS, ROWS, join
 from jobs.provenance import Coverage
 from jobs.storage import Storage
 
+_NAMES = 64 << 10  # letters of zero-shot label names in one footer: a run that goes on reads every footer
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -60,9 +62,7 @@ class Writer:
         reasons = json.dumps(_tally(annotated.column(schema.REASON)))
         about = provenance.encode(_coverage(annotated, ends), **self.about, reasons=reasons)
         metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
-        names = next((spec.labels for spec in self.specs if spec.labels), None)
-        if names and schema.LABELS in table.column_names:
-            metadata[schema.LABEL_NAMES] = json.dumps(names)
+        metadata |= _names(self.specs, set(table.column_names))
         self.storage.put(join(self.path, folder, name), provenance.seal(table, metadata))
 
     def _results(self, annotated: pa.Table) -> pa.Table:
@@ -100,6 +100,19 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
 
 def _sorted(annotated: pa.Table) -> pa.Table:
     return annotated.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+
+
+def _names(specs: Sequence[Spec], columns: set[str]) -> dict[str, str]:
+    """What label ids mean, for whoever gets one object by mail."""
+    found = {}
+    for spec in specs:
+        if schema.LABELS in columns & spec.columns:
+            found[schema.LABEL_NAMES] = json.dumps(spec.labels)
+        if schema.ZERO_SHOT_LABELS in columns & spec.columns:
+            names = json.dumps(spec.labels, ensure_ascii=False)
+            if len(names) <= _NAMES:
+                found[schema.ZERO_SHOT_LABEL_NAMES] = names
+    return found
 
 
 def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:

@@ -170,16 +170,37 @@ def _vectors(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _labels(table: pa.Table, _: Object) -> list[str]:
-    if schema.LABELS not in table.column_names:
-        return []
-    names = json.loads(table.schema.metadata[schema.LABEL_NAMES.encode()])
+def _pooled(table: pa.Table, _: Object) -> list[str]:
     problems = []
-    columns = (table.column(schema.LABELS).to_pylist(), table.column(schema.LABEL_PROBS).to_pylist())
-    for row, (ids, probs) in enumerate(zip(*columns, strict=True)):
-        fine = ids is not None and len(ids) == len(probs) and all(0 <= i < len(names) for i in ids)
-        if not (fine and all(1 >= a >= b >= 0 for a, b in zip([1.0, *probs], probs, strict=False))):
-            problems.append(f"row {row}: labels {ids}, probabilities {probs}")
+    pairs = {schema.IMAGE_POOLED: schema.IMAGE_EMBEDDING, schema.TEXT_POOLED: schema.TEXT_EMBEDDING}
+    for name, embedding in pairs.items():
+        if name in table.column_names:
+            array = table.column(name).combine_chunks()
+            if not np.isfinite(array.drop_null().flatten().to_numpy(zero_copy_only=False)).all():
+                problems.append(f"{name}: NaN or infinity")
+            if not array.is_valid().equals(table.column(embedding).combine_chunks().is_valid()):
+                problems.append(f"{name}: nulls do not match those of {embedding}")
+    return problems
+
+
+def _labels(table: pa.Table, _: Object) -> list[str]:
+    problems = []
+    about = json.loads(table.schema.metadata[schema.MODELS.encode()])
+    if schema.LABELS in table.column_names:
+        problems += _descending(table, schema.LABELS, schema.LABEL_PROBS, about["vit"]["classes"])
+    if schema.ZERO_SHOT_LABELS in table.column_names:
+        classes = about["align"]["zero_shot"]["classes"]
+        problems += _descending(table, schema.ZERO_SHOT_LABELS, schema.ZERO_SHOT_PROBS, classes)
+    return problems
+
+
+def _descending(table: pa.Table, labels: str, probs: str, classes: int) -> list[str]:
+    problems = []
+    pairs = zip(table.column(labels).to_pylist(), table.column(probs).to_pylist(), strict=True)
+    for row, (ids, values) in enumerate(pairs):
+        fine = ids is not None and len(ids) == len(values) and all(0 <= i < classes for i in ids)
+        if not (fine and all(1 >= a >= b >= 0 for a, b in zip([1.0, *values], values, strict=False))):
+            problems.append(f"row {row}: {labels} {ids}, probabilities {values}")
     return problems
 
 
@@ -203,6 +224,7 @@ def _reasons(table: pa.Table, obj: Object) -> list[str]:
 _CLAIMS: dict[str, Callable[[pa.Table, Object], list[str]]] = {
     "the rows in each object are those in its footer": _addresses,
     "embeddings are finite and of length 1": _vectors,
+    "pooled outputs are finite, null only without text": _pooled,
     "labels are known classes with descending probabilities": _labels,
     "similarities are cosines, null only without text": _similarities,
     "every reject has a known stage and reason": _reasons,

@@ -120,6 +120,43 @@ def test_a_column_of_the_output_cannot_be_kept(name: str, why: str) -> None:
     assert said.startswith(f"source.keep names '{name}': {why}")
 
 
+@pytest.mark.parametrize(
+    ("zero_shot", "said"),
+    [
+        ({}, "labels is needed and has no default"),
+        ({"labels": []}, "labels is empty"),
+        ({"labels": ""}, "labels is empty"),
+        ({"labels": ["cat", " "]}, "labels label 2 is empty"),
+        ({"labels": ["cat", "dog", "cat "]}, "labels label 3, 'cat', is label 1 again"),
+        ({"labels": ["cat", True]}, "or is True; it must be text"),
+        ({"labels": ["cat"], "top_k": 0}, "top_k is 0; it must be greater than 0"),
+        ({"labels": ["cat"], "templates": []}, 'templates is empty; ["{}"] takes the labels as they are'),
+        ({"labels": ["cat"], "templates": ["a photo"]}, "templates has 'a photo', which needs one {}"),
+        ({"labels": ["cat"], "templates": ["{} {}"]}, "templates has '{} {}', which needs one {}"),
+        ({"labels": ["cat"], "templates": ["a {}", "a {}"]}, "templates names ['a {}'] twice"),
+        ({"labels": ["cat"], "template": "a {}"}, "template is not a known key; the nearest is 'templates'"),
+    ],
+    ids=str,
+)
+def test_zero_shot_labels_that_would_mean_nothing_are_refused(zero_shot: dict[str, Any], said: str) -> None:
+    """YAML reads an unquoted yes as true, and the same label twice shares its probability with itself."""
+    assert said in message({**PATHS, "models": {"align": {"zero_shot": zero_shot}}})
+
+
+def test_a_mistake_among_many_labels_is_said_in_a_few_words() -> None:
+    said = message({**PATHS, "models": {"align": {"zero_shot": {"labels": [*map(str, range(20_000)), None]}}}})
+    assert said.endswith("or is None; it must be text")
+    assert len(said) < 1000
+
+
+def test_zero_shot_labels_are_taken_without_the_space_around_them() -> None:
+    config = JobConfig.of({**PATHS, "models": {"align": {"zero_shot": {"labels": [" a cat", "a dog "]}}}})
+    assert config.models.align is not None
+    assert config.models.align.zero_shot is not None
+    assert config.models.align.zero_shot.labels == ("a cat", "a dog")
+    assert config.models.align.zero_shot.templates == ("This is a photo of {}.",)
+
+
 @pytest.mark.parametrize("url", ["http://me:hunter2@minio:9000", "s3://me:hunter2@minio", "https://hunter2@host"])
 def test_credentials_in_the_endpoint_are_refused_and_not_repeated(url: str) -> None:
     """Configs are printed, logged and stored beside the output."""
@@ -148,6 +185,8 @@ def test_a_config_cannot_be_changed() -> None:
         ("output.path=s3://bucket/out=1", "output.path", "s3://bucket/out=1"),
         ("compute.batch_size=auto", "compute.batch_size", "auto"),
         ("models.vit.min_prob=1", "models.vit.min_prob", 1.0),
+        ("models.align.zero_shot.labels=[a, b]", "models.align.zero_shot.labels", ("a", "b")),
+        ("models.align.zero_shot={labels: l.txt}", "models.align.zero_shot.labels", "l.txt"),
         ("storage.endpoint_url=http://minio:9000", "storage.endpoint_url", "http://minio:9000"),
     ],
 )
@@ -182,7 +221,10 @@ def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
     config = JobConfig.of(
         {
             "source": {"path": ["s3://b/{0..3}.tar", "ünï/*.tar", "no", "1e3"], "keep": ["url", "null"]},
-            "models": {"vit": {"min_prob": 0.1, "revision": "1234"}, "align": None},
+            "models": {
+                "vit": {"min_prob": 0.1, "revision": "1234"},
+                "align": {"zero_shot": {"labels": ["no", "1e3", "ünï: #☃", "'"], "templates": ["a {} - b", "{}"]}},
+            },
             "output": {"path": "a: b #c", "rows_per_file": 100},
             "storage": {"endpoint_url": "http://minio:9000"},
         }

@@ -1,5 +1,6 @@
 """An output belongs to one job; the same job may go on in it, another may not."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,59 @@ def test_two_folders_with_one_relative_name_are_two_jobs(
         monkeypatch.chdir(tmp_path / name)
         prints.add(identity.fingerprint(pin(demo_job("in", tmp_path / "out"), specs)))
     assert len(prints) == 2
+
+
+LABELS = tuple(f"thing {i}" for i in range(3000))
+
+
+def with_labels(source: object, output: Path, labels: object) -> JobConfig:
+    return demo_job(str(source), output, models={"vit": None, "align": {"weights": "demo", "zero_shot": labels}})
+
+
+def zero_shot(config: JobConfig) -> JobConfig:
+    return pin(config, describe_models(config, STORAGE))
+
+
+def test_labels_from_a_file_are_pinned_themselves(tmp_path: Path) -> None:
+    """A year later the file is gone, or another; the ids in the output still mean the same."""
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(LABELS))
+    config = with_labels("/data/coyo", tmp_path / "out", {"labels": str(file)})
+    identity.claim(STORAGE, zero_shot(config))
+    identity.claim(STORAGE, zero_shot(config))  # the same file: the same job
+    file.unlink()
+    loaded = JobConfig.load(tmp_path / "out" / "_job.yaml")
+    assert loaded.models.align is not None
+    assert loaded.models.align.zero_shot is not None
+    assert loaded.models.align.zero_shot.labels == LABELS
+    assert zero_shot(loaded) == loaded
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (
+            lambda all_: [*all_[:7], "a cat", *all_[8:]],
+            "had 3000 entries, now 3000; number 8 was 'thing 7', now 'a cat'",
+        ),
+        (lambda all_: all_[:-1], "had 3000 entries, now 2999; number 3000 was 'thing 2999', now None"),
+        (lambda all_: [*all_, "a cat"], "had 3000 entries, now 3001; number 3001 was None, now 'a cat'"),
+        (
+            lambda all_: [all_[1], all_[0], *all_[2:]],
+            "had 3000 entries, now 3000; number 1 was 'thing 0', now 'thing 1'",
+        ),
+    ],
+    ids=["another label", "one less", "one more", "another order"],
+)
+def test_another_list_of_labels_is_another_job(
+    change: Callable[[Sequence[str]], list[str]], shown: str, tmp_path: Path
+) -> None:
+    """And the error names one label, not three thousand."""
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(LABELS))
+    config = with_labels("/data/coyo", tmp_path / "out", {"labels": str(file)})
+    identity.claim(STORAGE, zero_shot(config))
+    file.write_text("\n".join(change(LABELS)))
+    with pytest.raises(OutputError, match=f"zero_shot.labels {shown}") as caught:
+        identity.claim(STORAGE, zero_shot(config))
+    assert len(caught.value.message) < 400

@@ -1,6 +1,7 @@
 """Annotated rows become whole objects that say what they hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +102,29 @@ def test_an_object_says_which_model_and_which_label_names(tmp_path: Path) -> Non
     metadata = pq.read_schema(tmp_path / "rows" / "p.parquet").metadata
     assert json.loads(metadata[b"coyo_jobs.label_names"]) == ["cat", "dog"]
     assert json.loads(metadata[b"coyo_jobs.models"])["vit"]["revision"] == "sha256:0"
+
+
+@pytest.mark.parametrize(("labels", "there"), [(("cat", "dog"), True), (("x" * 1000,) * 100, False)])
+def test_zero_shot_labels_are_in_a_footer_unless_they_would_fill_it(
+    labels: tuple[str, ...], there: bool, tmp_path: Path
+) -> None:
+    """A run that goes on reads the footer of every object: with a megabyte in each it would never begin."""
+    spec = replace(SPEC, kind="align", fields=tuple(schema.zero_shot()), labels=labels)
+    annotated = schema.annotated(schema.raw(pa.int64(), []), spec.fields)
+    row = {
+        "shard": "a",
+        "row": 0,
+        "_since": 0,
+        "_end": False,
+        "zero_shot_labels": [1, 0],
+        "zero_shot_probs": [0.75, 0.25],
+    }
+    table = pa.Table.from_pylist([row], schema=annotated)
+    Writer(Storage(), str(tmp_path), annotated, (spec,), {"run": "r", "job": "f"}).write(table, "p.parquet")
+    metadata = pq.read_schema(tmp_path / "rows" / "p.parquet").metadata
+    assert (metadata.get(b"coyo_jobs.zero_shot_label_names") == json.dumps(labels).encode()) is there
+    assert (b"coyo_jobs.zero_shot_label_names" in metadata) is there
+    assert b"coyo_jobs.label_names" not in metadata
 
 
 def test_only_good_rows_make_only_one_object(tmp_path: Path) -> None:

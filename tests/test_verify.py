@@ -13,12 +13,13 @@ import pytest
 from jobs import provenance, schema
 from jobs.cli import DONE, FAILED, main
 from jobs.config import JobConfig
-from jobs.demo import corpus
+from jobs.demo import corpus, scenes
 from jobs.run import run
 from jobs.verify import verify
 from tests.test_run import small_job
 
 Damage = Callable[[Path], None]
+TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """in/ with 2 shards of 40 rows, out/ with several objects of each kind."""
     folder = tmp_path_factory.mktemp("verify")
     corpus.write_parquet(folder / "in", 2, 40)
-    run(small_job(folder / "in", folder / "out"))
+    align = {"weights": "demo", "pooled": True, "zero_shot": {"labels": scenes.LABELS, "templates": TEMPLATES}}
+    run(small_job(folder / "in", folder / "out", models={"align": align}))
     return folder
 
 
@@ -56,11 +58,11 @@ def change(path: Path, name: str, by: Callable[[list[object]], list[object]]) ->
     pq.write_table(table.set_column(index, table.schema.field(name), values), path)
 
 
-def vector(value: float) -> Damage:
+def vector(value: float, name: str = "image_embedding") -> Damage:
     def damage(job: Path) -> None:
         path = objects(job, "rows")[0]
-        dim = len(pq.read_table(path).column("image_embedding")[0])
-        change(path, "image_embedding", lambda all_: [np.full(dim, value, np.float16), *all_[1:]])
+        dim = len(pq.read_table(path).column(name)[0])
+        change(path, name, lambda all_: [np.full(dim, value, np.float16), *all_[1:]])
 
     return damage
 
@@ -74,12 +76,19 @@ def copy(job: Path) -> None:
     shutil.copy(path, path.with_name("part-again.parquet"))
 
 
-def turn(job: Path) -> None:
-    change(objects(job, "rows")[0], "label_probs", lambda all_: [list(reversed(probs)) for probs in all_])  # type: ignore[call-overload]
+def turn(name: str) -> Damage:
+    def damage(job: Path) -> None:
+        change(objects(job, "rows")[0], name, lambda all_: [list(reversed(probs)) for probs in all_])  # type: ignore[call-overload]
+
+    return damage
 
 
-def unknown_label(job: Path) -> None:
-    change(objects(job, "rows")[0], "labels", lambda all_: [[99_999] * len(ids) for ids in all_])  # type: ignore[arg-type]
+def unknown(name: str) -> Damage:
+    return lambda job: change(objects(job, "rows")[0], name, lambda all_: [[99_999] * len(ids) for ids in all_])  # type: ignore[arg-type]
+
+
+def forget(name: str) -> Damage:
+    return lambda job: change(objects(job, "rows")[0], name, lambda all_: [None, *all_[1:]])
 
 
 def odd_reason(job: Path) -> None:
@@ -121,6 +130,7 @@ def unmark(job: Path) -> None:
 
 
 VECTORS = "embeddings are finite and of length 1"
+POOLED = "pooled outputs are finite, null only without text"
 LABELS = "labels are known classes with descending probabilities"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "an object is deleted": (remove, "every row of every shard is committed"),
@@ -132,8 +142,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "rows have another address": (move, "the rows in each object are those in its footer"),
     "a vector is zero": (vector(0.0), VECTORS),
     "a vector is NaN": (vector(float("nan")), VECTORS),
-    "probabilities ascend": (turn, LABELS),
-    "a label is no class": (unknown_label, LABELS),
+    "a pooled number is infinite": (vector(float("inf"), "text_pooled"), POOLED),
+    "a pooled output is gone": (forget("image_pooled"), POOLED),
+    "probabilities ascend": (turn("label_probs"), LABELS),
+    "a label is no class": (unknown("labels"), LABELS),
+    "zero-shot probabilities ascend": (turn("zero_shot_probs"), LABELS),
+    "a zero-shot label is none of the recipe's": (unknown("zero_shot_labels"), LABELS),
     "a similarity is above 1": (similar, "similarities are cosines, null only without text"),
     "a reason is not in the list": (odd_reason, "every reject has a known stage and reason"),
     "_SUCCESS is not there": (unmark, "_SUCCESS is there"),
@@ -152,10 +166,13 @@ def test_damage_is_found_by_the_check_that_is_about_it(job: Path, damage: Damage
     assert failing(job) == {claim}
 
 
-def test_embeddings_swapped_between_rows_are_found_by_a_sample(job: Path) -> None:
-    """Each vector is fine by itself: an off-by-one between two columns shows in no norm."""
+@pytest.mark.parametrize(
+    "name", ["image_embedding", "image_pooled", "text_embedding", "text_pooled", "labels", "zero_shot_labels"]
+)
+def test_results_swapped_between_rows_are_found_by_a_sample(job: Path, name: str) -> None:
+    """Each is fine by itself: an off-by-one between two columns shows in no norm."""
     for path in objects(job, "rows"):
-        change(path, "image_embedding", lambda all_: [*all_[1:], all_[0]])
+        change(path, name, lambda all_: [*all_[1:], all_[0]])
     assert failing(job) == set()
     assert failing(job, sample=6) == {"a sample equals plain transformers code in float32"}
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spec:
-    """A checkpoint that was loaded once and found complete: where it is, what it eats, what it gives."""
+    """A checkpoint that was loaded once and found complete: where it is, what it eats, what it gives.
+
+    `labels` are the names of the label ids it gives, if it gives any.
+    """
 
     kind: str
     weights: Weights
@@ -29,6 +32,10 @@ class Spec:
     labels: tuple[str, ...]
     about: dict[str, Any]
     options: dict[str, Any]
+
+    @property
+    def columns(self) -> set[str]:
+        return {field.name for field in self.fields}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jobs.canvas import Canvas, Scale, paint
 from jobs.errors import CheckpointError
 
 _TOLERANCE = 1e-5  # of values around 1: float32 rounding, and nothing else
+_WHOLE = "is it a whole checkpoint of this model?"
 
 
 @cache
@@ -31,8 +32,8 @@ def transformers() -> Any:
 
 
 @contextmanager
-def complaints(name: str) -> Iterator[None]:
-    """What from_pretrained raises, as one clear error."""
+def complaints(name: str, what: str = "does not load", hint: str = _WHOLE) -> Iterator[None]:
+    """What transformers raises, as one clear error."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -43,12 +44,10 @@ def complaints(name: str) -> Iterator[None]:
         raise
     except ImportError as exc:
         raise CheckpointError(
-            f"{name}: does not load: {_first_line(exc)}", "install what it needs on every machine, or name another"
+            f"{name}: {what}: {_first_line(exc)}", "install what it needs on every machine, or name another"
         ) from exc
     except (*wrong, StrictDataclassError, SafetensorError) as exc:
-        raise CheckpointError(
-            f"{name}: does not load: {_first_line(exc)}", "is it a whole checkpoint of this model?"
-        ) from exc
+        raise CheckpointError(f"{name}: {what}: {_first_line(exc)}", hint) from exc
     except pickle.UnpicklingError as exc:
         raise CheckpointError(f"{name}: its files are damaged: {_first_line(exc)}") from exc
 
@@ -89,9 +88,20 @@ def pixels(folder: str, name: str, config: Any) -> tuple[Canvas, Scale]:
     """
     with complaints(name):
         processor = transformers().AutoImageProcessor.from_pretrained(folder, config=config, backend="pil")
+        _check_kind(processor, name)
         canvas, scale = _canvas(processor, name), _scale(processor)
         _compare(processor, canvas, scale, name)
     return canvas, scale
+
+
+def _check_kind(processor: Any, name: str) -> None:
+    """NaFlex gives patches, as many as an image has; DETR a mask beside the pixels; ImageGPT colours by number."""
+    if processor.model_input_names != ["pixel_values"]:
+        given = ", ".join(processor.model_input_names)
+        raise CheckpointError(
+            f"{name}: {type(processor).__name__} gives {given}, where pixel_values of one size are wanted",
+            "name a checkpoint that eats nothing else; of SigLIP 2, one without naflex in its name",
+        )
 
 
 def _canvas(processor: Any, name: str) -> Canvas:

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from jobs import schema
-from jobs.canvas import Scale
+from jobs.canvas import Canvas, Scale
 from jobs.config import VitConfig
 from jobs.errors import CheckpointError
-from jobs.models import Model, Results, Spec, loading
+from jobs.models import Model, Results, Spec, loading, vectors
 from jobs.models.fitting import Fitting
 from jobs.models.weights import Weights
 
@@ -24,8 +22,9 @@ def describe(config: VitConfig, weights: Weights, folder: str) -> Spec:
             "name a checkpoint whose architecture ends in ForImageClassification",
         )
     canvas, scale = loading.pixels(folder, weights.name, settings)
-    loading.model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
+    model = loading.model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
     labels = _labels(settings, weights.name)
+    _prove(model, canvas, len(labels), weights.name)
     about = {
         "weights": weights.name,
         "revision": weights.revision,
@@ -35,6 +34,19 @@ def describe(config: VitConfig, weights: Weights, folder: str) -> Spec:
     }
     options = {"top_k": min(config.top_k, len(labels)), "min_prob": config.min_prob}
     return Spec("vit", weights, canvas, scale, tuple(schema.labels()), labels, about, options)
+
+
+@torch.inference_mode()
+def _prove(model: Any, canvas: Canvas, classes: int, name: str) -> None:
+    """Shapes only, on no device: for ViT-L the numbers would take seconds. Leaves no model behind.
+
+    Raises CheckpointError for a model that does not eat what its processor prepares, or that has other classes.
+    """
+    hint = "are they of one checkpoint?"
+    with loading.complaints(name, "its model and its image processor do not fit", hint):
+        logits = model.to("meta")(pixel_values=torch.empty(1, 3, *canvas.size, device="meta")).logits
+    if logits.shape != (1, classes):
+        raise CheckpointError(f"{name}: gives {tuple(logits.shape)} for an image, and has {classes} labels", hint)
 
 
 def _labels(settings: Any, name: str) -> tuple[str, ...]:
@@ -78,11 +90,7 @@ class Labeller(Model):
     def columns(self, outputs: tuple[torch.Tensor, ...]) -> Results:
         ids, top, broken = (tensor.numpy() for tensor in outputs)
         kept = top >= self._min_prob
-        offsets = pa.array(np.concatenate(([0], kept.sum(1).cumsum())).astype(np.int32))
-        columns = {
-            schema.LABELS: pa.ListArray.from_arrays(offsets, pa.array(ids[kept])),
-            schema.LABEL_PROBS: pa.ListArray.from_arrays(offsets, pa.array(top[kept])),
-        }
+        columns = {schema.LABELS: vectors.lists(ids, kept), schema.LABEL_PROBS: vectors.lists(top, kept)}
         return Results(columns, broken)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from jobs.config import AlignConfig, VitConfig
 from jobs.demo import WEIGHTS as DEMO
-from jobs.models import Model, Results, Spec, align, vit
+from jobs.models import Model, Results, Spec, dual, vit
 from jobs.models.weights import pin
 from jobs.storage import Storage
 
@@ -80,15 +80,17 @@ def spec(kind: str, name: str | Path = "demo", dtype: str = "float32", **options
     weights, folder = pin(kind, str(name), None, Storage())
     if kind == "vit":
         return vit.describe(VitConfig(weights=str(name), **options), weights, folder)
-    return align.describe(AlignConfig(weights=str(name), **options), weights, folder, dtype)
+    return dual.describe(AlignConfig(weights=str(name), **options), weights, folder, dtype)
 
 
 def load(kind: str, name: str | Path = "demo", dtype: str = "float32", **options: Any) -> Model:
     """The checkpoint as an actor holds it."""
-    described = spec(kind, name, dtype, **options)
-    folder = str(DEMO / kind) if name == "demo" else str(name)
-    loaded = vit.Labeller if kind == "vit" else align.Embedder
-    return loaded(described, folder, torch.device("cpu"), torch.float32)
+    return held(spec(kind, name, dtype, **options), DEMO / kind if name == "demo" else Path(name))
+
+
+def held(described: Spec, folder: Path) -> Model:
+    loaded = vit.Labeller if described.kind == "vit" else dual.Embedder
+    return loaded(described, str(folder), torch.device("cpu"), torch.float32)
 
 
 def noise(count: int, seed: int = 0) -> torch.Tensor:

@@ -141,7 +141,7 @@ def test_a_checkpoint_that_is_not_whole_is_one_clear_error(
 def test_an_align_checkpoint_is_no_classifier_and_a_classifier_no_align(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="wants an image classifier, this is a AlignModel"):
         spec("vit", copy("align", tmp_path / "align"))
-    with pytest.raises(CheckpointError, match="wants an ALIGN checkpoint, this is a vit"):
+    with pytest.raises(CheckpointError, match="wants a dual encoder of images and texts, this is a vit"):
         spec("align", copy("vit", tmp_path / "vit"))
 
 

@@ -1,5 +1,6 @@
 """Labels: the same classes and probabilities as transformers gives, cut and sorted as the recipe says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from jobs import schema
+from jobs.canvas import paint
 from jobs.demo import WEIGHTS, scenes
+from jobs.errors import CheckpointError
 from jobs.models import loading
-from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
+from tests.models.architectures import CLASSIFIERS, NAFLEX, classifier, processor
+from tests.models.checkpoints import column, copy, edit, held, load, noise, rewrite, spec, tensors
 
 
 def logits(folder: Path) -> torch.Tensor:
@@ -94,3 +98,53 @@ def test_about_says_what_the_model_is() -> None:
     assert described.about["activation"] == "softmax"
     assert described.labels == scenes.LABELS
     assert described.about["revision"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_any_classifier_gives_what_transformers_gives(name: str, tmp_path: Path) -> None:
+    """Each with the image processor that its makers published it with: canvas, scale and logits together."""
+    folder = classifier(name, tmp_path)
+    transformers = loading.transformers()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    images = transformers.AutoImageProcessor.from_pretrained(folder, config=config, backend="pil")
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    seen = [scenes.draw(scenes.scene(seed)) for seed in range(3)]
+    with torch.inference_mode():
+        probs, ids = model(**images(images=seen, return_tensors="pt")).logits.softmax(1).topk(7)
+    described = spec("vit", folder, top_k=7)
+    canvases = torch.from_numpy(np.stack([paint(image, described.canvas) for image in seen]))
+    ours = held(described, folder)(canvases, [None] * 3)
+    assert column(ours, schema.LABELS) == ids.tolist()
+    assert np.allclose(column(ours, schema.LABEL_PROBS), probs, atol=1e-5)
+    assert described.labels == tuple(f"class {i}" for i in range(7))
+
+
+def naflex(to: Path) -> Path:
+    processor(*NAFLEX).save_pretrained(classifier("siglip", to))
+    return to
+
+
+def of_another_size(to: Path) -> Path:
+    processor("vit", "ViT", {"size": {"height": 64, "width": 64}}).save_pretrained(classifier("vit-b", to))
+    return to
+
+
+def colours(to: Path) -> Path:
+    processor("imagegpt", "ImageGPT", {"clusters": [[0.0, 0.0, 0.0]] * 8}).save_pretrained(classifier("vit-b", to))
+    return to
+
+
+UNFIT = {
+    "patches, as many as an image has": (naflex, "Siglip2ImageProcessorPil gives pixel_values, pixel_attention_mask"),
+    "pixels of another size": (of_another_size, r"do not fit: Input image size \(64\*64\) doesn't match model"),
+    "colours by number": (colours, "ImageGPTImageProcessorPil gives input_ids, where pixel_values"),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), UNFIT.values(), ids=UNFIT)
+def test_a_classifier_that_eats_something_else_is_refused(
+    make: Callable[[Path], Path], says: str, tmp_path: Path
+) -> None:
+    """In the plan, not by the first actor an hour later."""
+    with pytest.raises(CheckpointError, match=says):
+        spec("vit", make(tmp_path))

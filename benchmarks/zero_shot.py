@@ -1,0 +1,65 @@
+"""Zero-shot labels: how fast they are embedded, and what the best 5 of a long list cost over the image tower.
+
+    python -m benchmarks.zero_shot [--embed 512] [--labels 1000 20000 50000] [--batch 32] [--size full]
+
+ALIGN's architecture in the size asked for, with random weights.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import HOME, checkpoints
+from benchmarks.corpus import WORDS
+from jobs.models import zero_shot
+from jobs.models.dual import Embedder
+from jobs.models.vectors import unit
+from jobs.models.zero_shot import Score, ZeroShot
+
+TEMPLATE = "This is a photo of {}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embed", type=int, default=512)
+    parser.add_argument("--labels", type=int, nargs="+", default=[1000, 20_000, 50_000])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="full")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--home", type=Path, default=HOME)
+    args = parser.parse_args()
+    folder = checkpoints.write(args.home / args.size, args.size)
+    _, spec = checkpoints.specs(folder)
+    model = Embedder(spec, str(folder / "align"), torch.device("cpu"), torch.float32)
+    names = [f"{one} {other}" for one in WORDS for other in WORDS][: args.embed]
+    took = median(lambda: zero_shot.embed(names, [TEMPLATE], model._of_sentences), args.rounds)
+    print(f"{len(names) / took:,.0f} labels/s are embedded, {args.size} tower, {torch.get_num_threads()} threads")
+    pixels = torch.randint(0, 256, (args.batch, *spec.canvas.size, 3), dtype=torch.uint8)
+    tower = median(lambda: model.forward(pixels, None), args.rounds)
+    for count in args.labels:
+        labelled = ZeroShot(unit(torch.randn(count, spec.about["dim"])), Score(*spec.options["score"]), 5)
+        images = unit(torch.randn(args.batch, spec.about["dim"]))
+        best = median(partial(labelled, images), args.rounds)
+        print(f"the best 5 of {count:6,}: {best / args.batch * 1e3:.2f} ms a picture, {best / tower:.2%} of its tower")
+
+
+@torch.inference_mode()
+def median(work: Callable[[], Any], rounds: int) -> float:
+    """Seconds; the first call does not count."""
+    work()
+    times = []
+    for _ in range(rounds):
+        since = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - since)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
