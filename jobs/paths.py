@@ -8,6 +8,7 @@ from fsspec.utils import glob_translate
 # What an output holds: two folders of Parquet objects, and small files beside them.
 ROWS, REJECTS = FOLDERS = ("rows", "rejects")
 JOB, LABEL_NAMES, SUMMARY, SUCCESS = "_job.yaml", "_labels.json", "_summary.json", "_SUCCESS"
+EXPORT = "_export.json"  # in a folder that was made from a finished output; written last
 
 GLOB = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")
