@@ -17,6 +17,7 @@ from jobs import __version__, cli_cluster
 from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+FORMS = ("coyo-labeled", "clip-retrieval", "hf")  # as jobs.exports has them, which takes too long to import here
 
 
 def entry() -> None:
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_runners(commands)
     _add_readers(commands)
+    _add_exits(commands)
     cli_cluster.add(commands, _add, partial(_add_recipe, parts=True))
     return parser
 
@@ -114,6 +116,21 @@ def _add_recipe(command: argparse.ArgumentParser, *, parts: bool = False) -> Non
         command.add_argument("--part", metavar="I/N", help=help_)
 
 
+def _add_exits(commands: Any) -> None:
+    export = _add(commands, "export", _export, "write a finished output in a form that other tools take")
+    export.add_argument("form", metavar="FORM", choices=FORMS, help=f"one of {', '.join(FORMS)}")
+    join = _add(commands, "join", _join, "add a finished output's results to its corpus's metadata")
+    for command in (export, join):
+        command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    join.add_argument(
+        "metadata", metavar="METADATA", help="Parquet files with ids or urls: folder, file, glob or braces"
+    )
+    for command in (export, join):
+        command.add_argument("to", metavar="TO", help="a folder of its own; local or s3://")
+    export.add_argument("--rows-per-file", type=_positive, default=32_768, help="rows in memory at once, too (32768)")
+    join.add_argument("--columns", type=_names, default=[], help="results to add, as labels,label_probs (default: all)")
+
+
 def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
     parser.set_defaults(command=command)
@@ -124,6 +141,10 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -190,6 +211,20 @@ def _report(args: argparse.Namespace) -> int:
     from jobs.report import contact_sheet
 
     print(contact_sheet(args.output, args.to, args.rows))
+    return DONE
+
+
+def _export(args: argparse.Namespace) -> int:
+    from jobs.exports import export
+
+    print(export(args.form, args.output, args.to, args.rows_per_file))
+    return DONE
+
+
+def _join(args: argparse.Namespace) -> int:
+    from jobs.join import join
+
+    print(join(args.output, args.metadata, args.to, args.columns))
     return DONE
 
 

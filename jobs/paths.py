@@ -10,6 +10,7 @@ ROWS, REJECTS = FOLDERS = ("rows", "rejects")
 IMAGES = "images"  # with output.keep_images
 JOB, SUMMARY, SUCCESS = "_job.yaml", "_summary.json", "_SUCCESS"
 LABEL_NAMES, ZERO_SHOT_LABEL_NAMES = "_labels.json", "_zero_shot_labels.json"
+EXPORT = "_export.json"  # in a folder that was made from a finished output; written last
 
 GLOB = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")

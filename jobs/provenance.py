@@ -104,8 +104,18 @@ def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]
 def seal(table: pa.Table, metadata: Mapping[Any, Any]) -> memoryview:
     """The bytes of one Parquet object, with its footer."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", row_group_size=_ROW_GROUP)
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, buffer, row_group_size=_ROW_GROUP, **encoding(table.schema))
     return memoryview(buffer.getvalue())
+
+
+def encoding(columns: pa.Schema) -> dict[str, Any]:
+    """How Parquet is written. Embeddings get no dictionary: it made them 4 % to 60 % bigger, and writing and reading
+    them took twice as long.
+    """
+    repeating = [field for field in columns if not pa.types.is_fixed_size_list(field.type)]
+    lists = [f"{field.name}.list.element" for field in repeating if pa.types.is_list(field.type)]
+    return {"compression": "zstd", "use_dictionary": [*lists, *(field.name for field in repeating)]}
 
 
 def outside(rows: "np.ndarray[Any, Any]", ranges: Iterable[Range]) -> "np.ndarray[Any, Any]":

@@ -39,12 +39,18 @@ JSON_SUFFIX = "json"
 TEXT_NAMES = ("text", "caption", "txt")
 KEY_NAMES = ("key", "__key__", "id")
 URL_NAMES = ("url", "URL", "image_url")
+PHASH_NAMES = ("imagehash", "image_phash")
 ERROR_NAMES = ("error_message",)  # img2dataset says there why a row has no image
 
 PROVENANCE = "coyo_jobs.provenance"  # footer keys of every object
 MODELS = "coyo_jobs.models"
 LABEL_NAMES = "coyo_jobs.label_names"
 ZERO_SHOT_LABEL_NAMES = "coyo_jobs.zero_shot_label_names"
+EXPORT = "coyo_jobs.export"  # in files made from a finished output: which export they belong to, and which rows
+CLASS_NAMES = {
+    LABELS: LABEL_NAMES,
+    ZERO_SHOT_LABELS: ZERO_SHOT_LABEL_NAMES,
+}  # columns of class ids, and the footer key that holds their names
 
 _ADDRESS = (pa.field(SHARD, pa.string(), nullable=False), pa.field(ROW, pa.int32(), nullable=False))
 _FATE = (
@@ -118,3 +124,27 @@ def embedding(name: str, dim: int, dtype: pa.DataType) -> pa.Field:
 def similarity() -> pa.Field:
     """Cosine of a row's image and text embeddings, -1 to 1."""
     return pa.field(SIMILARITY, pa.float32())
+
+
+IMAGE_PATH, CAPTION = "image_path", "caption"  # clip-retrieval's metadata
+
+# COYO-Labeled-300M's columns in order, their types, and what they may be called in rows/.
+COYO_LABELED = (
+    (pa.field("id", pa.int64()), ("id", KEY)),
+    (pa.field("url", pa.string()), URL_NAMES),
+    (pa.field("imagehash", pa.string()), PHASH_NAMES),
+    *((field, (field.name,)) for field in labels()),
+    (pa.field("width", pa.int32()), ("width",)),
+    (pa.field("height", pa.int32()), ("height",)),
+)
+
+
+def kind(of: pa.DataType) -> str:
+    """`integer` or `text` in any width, else the type's own name: values of one kind can be compared and converted."""
+    if pa.types.is_dictionary(of):
+        return kind(of.value_type)
+    if pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of):
+        return "text"
+    if pa.types.is_list(of) or pa.types.is_large_list(of):
+        return f"list of {kind(of.value_type)}"  # Arrow's own names differ by who made the list
+    return "integer" if pa.types.is_integer(of) else str(of)

@@ -8,15 +8,14 @@ import contextlib
 import fnmatch
 import io
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
-from jobs import hub
+from jobs import hub, whole
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.paths import GLOB, absolute, expand_braces, is_local
@@ -94,13 +93,23 @@ class Storage:
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write one whole object, visible only when complete; replaces what is there."""
         with self._translate(path):
-            fs, name = self._fs(path)
-            if path.startswith(hub.SCHEME):
-                raise StorageError(f"{path}: the hub is read only here", "write to a folder or s3://, and upload that")
+            fs, name = self._fs(_writable(path))
             if is_local(path):
-                _put_local(name, data)
+                with whole.file(name) as file:
+                    file.write(data)
             else:
                 patiently(lambda: fs.pipe_file(name, bytes(data)))
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """A file to write from its first byte to its last, for objects too big to hold; replaces what is there.
+
+        Visible only when complete: nothing is there when the block raises.
+        """
+        with self._translate(path):
+            fs, name = self._fs(_writable(path))
+            with whole.file(name) if is_local(path) else whole.upload(fs, name) as file:
+                yield file
 
     def put_new(self, path: str, data: bytes) -> bool:
         """Put, unless something is there already; whether it was put. Of several callers at once one succeeds."""
@@ -108,7 +117,8 @@ class Storage:
             fs, name = self._fs(path)
             try:
                 if is_local(path):
-                    _put_local(name, data, reveal=os.link)
+                    with whole.file(name, reveal=os.link) as file:
+                        file.write(data)
                 else:
                     patiently(lambda: fs.pipe_file(name, data, mode="create"))
             except OSError as exc:
@@ -258,25 +268,10 @@ class Storage:
             raise StorageError(f"{path}: {exc}") from exc
 
 
-def _put_local(name: str, data: bytes | memoryview, reveal: Callable[[str, str], None] = os.replace) -> None:
-    """`reveal` gives the whole file its name; os.link fails where there is one already, os.replace does not."""
-    folder = os.path.dirname(name)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        reveal(temporary, name)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _writable(path: str) -> str:
+    if path.startswith(hub.SCHEME):
+        raise StorageError(f"{path}: the hub is read only here", "write to a folder or s3://, and upload that")
+    return path
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The same verbs locally and on S3, and an error that says what to do where a path cannot be reached."""
 
+import gc
 import pickle
 import resource
 import threading
@@ -41,6 +42,35 @@ def test_what_was_put_is_there_until_it_is_deleted(place: str) -> None:
     assert Storage().read(path) == b"second"
     Storage().delete(path)
     assert not Storage().exists(path)
+
+
+@pytest.mark.parametrize("size", [0, 5, 2 * CHUNK + 5])
+def test_an_object_that_is_written_in_pieces_is_there_when_it_is_whole(place: str, size: int) -> None:
+    path, pieces = join(place, "new", "x"), [bytes([number]) * (size // 5) for number in range(5)]
+    with Storage().writing(path) as file:
+        for piece in pieces:
+            file.write(piece)
+            assert not Storage().exists(path)
+    assert Storage().read(path) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("size", [5, CHUNK + 1])
+def test_an_object_whose_writer_fails_is_not_there_and_the_one_before_stays(place: str, size: int) -> None:
+    """Half a file under the name of a whole one is what a resumed join would count as done."""
+
+    def fail(name: str) -> None:
+        with Storage().writing(join(place, "deep", name)) as file:
+            file.write(b"x" * size)
+            raise ZeroDivisionError
+
+    Storage().put(join(place, "deep", "old"), b"before")
+    for name in ("new", "old"):
+        with pytest.raises(ZeroDivisionError):
+            fail(name)
+    gc.collect()
+    assert names(place, "deep") == ["deep/old"]
+    assert Storage().read(join(place, "deep", "old")) == b"before"
+    assert Storage().abort_uploads(join(place, "deep")) == 0
 
 
 @pytest.mark.parametrize(

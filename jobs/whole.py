@@ -1,0 +1,44 @@
+"""Objects to write piece by piece that are visible whole or not at all, whatever happens while they are written."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
+    """A local file. `reveal` gives it its name; os.link fails where there is one already, os.replace does not."""
+    folder = os.path.dirname(name)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        reveal(temporary, name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def upload(fs: Any, name: str) -> Iterator[BinaryIO]:
+    """An object on S3: a multipart upload that is completed last, or aborted."""
+    opened = fs.open(name, "wb", autocommit=False)
+    fs.transaction.files.remove(opened)  # which would hold it for ever: nobody ends that transaction
+    try:
+        yield opened
+        opened.close()
+        opened.commit()
+    except BaseException:
+        opened.closed = True  # or a small one would start its upload when it is collected
+        opened.discard()
+        raise
