@@ -105,6 +105,7 @@ def _batch(
     given = {
         "shard": pa.repeat("part-00000.parquet", n),
         "row": pa.array(rows, pa.int32()),
+        "_since": pa.array(rows, pa.int32()),
         "key": _ids(rows),
         "url": pa.array([f"https://images.example.org/path/of/a/site/2021/03/picture-{row:09d}.jpg" for row in rows]),
         "width": pa.repeat(622, n).cast(pa.int32()),

@@ -16,19 +16,8 @@ JOBS = sorted(ROOT.glob("jobs/**/*.py"))
 CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
-BASE = {
-    "config",
-    "sections",
-    "schema",
-    "errors",
-    "canvas",
-    "storage",
-    "paths",
-    "hub",
-    "ranges",
-    "patience",
-    "provenance",
-}
+BASE = {"config", "sections", "schema", "errors", "canvas", "provenance"}
+BASE |= {"storage", "whole", "paths", "hub", "ranges", "patience"}
 
 
 def place(path: Path) -> str:

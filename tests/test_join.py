@@ -179,7 +179,10 @@ def test_null_keys_match_nothing(tmp_path: Path) -> None:
 def test_more_rows_than_one_batch_join_as_a_dictionary_would(tmp_path: Path) -> None:
     """Keys that repeat on both sides, in another order, over several batches and objects."""
     dice = random.Random(1)
-    results = [{**row(i % 40), "row": i, "key": dice.randrange(9000), "similarity": i % 2 / 2} for i in range(18_000)]
+    results = [
+        {**row(i % 40), "row": i, "_since": i, "key": dice.randrange(9000), "similarity": i % 2 / 2}
+        for i in range(18_000)
+    ]
     output = write_output(tmp_path / "out", results, per_object=5000)
     asked = [dice.randrange(12_000) for _ in range(40_000)]
     (tmp_path / "coyo").mkdir()

@@ -32,7 +32,7 @@ def row(index: int) -> Row:
     rng = np.random.default_rng(index)
     text = index % 10 != 7
     return {
-        "shard": "part-00000.parquet", "row": index, "key": 1000 + 3 * index, "_end": False,
+        "shard": "part-00000.parquet", "row": index, "_since": index, "key": 1000 + 3 * index, "_end": False,
         "url": f"https://example.org/{index}.jpg", "text": f"picture {index}" if text else None,
         "width": 100 + index, "height": 50, "image_phash": f"{index:016x}",
         "labels": [index % 5, (index + 1) % 5], "label_probs": [0.75, 0.25],
@@ -64,8 +64,10 @@ def write_output(
     about = {"run": "r1", "job": identity.fingerprint(config), "version": "0"}
     writer = Writer(Storage(), str(path), columns, (_spec(),), about)
     identity.claim(Storage(), config)
-    end = {"shard": "part-00000.parquet", "row": len(given) + 1, "_end": True}
-    bad = {"shard": "part-00000.parquet", "row": len(given), "_end": False, "_stage": "decode", "_reason": "empty"}
+    total = len(given) + 1
+    end = {"shard": "part-00000.parquet", "row": total, "_since": total, "_end": True, "_total": total}
+    at = {"shard": "part-00000.parquet", "row": total - 1, "_since": total - 1}
+    bad = {**at, "_end": False, "_stage": "decode", "_reason": "empty"}
     for number, start in enumerate(range(0, len(given), per_object)):
         last = start + per_object >= len(given)
         batch = given[start : start + per_object] + ([{**bad, "_message": "0 bytes"}, end] if last else [])
