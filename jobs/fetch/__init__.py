@@ -27,7 +27,7 @@ __all__ = ["Fetcher", "user_agent"]
 
 _AHEAD = 8  # urls that are looked at, for each request at once: those that wait for their host hold up no others
 _LOOKUPS = 64  # threads that look names up
-_LINGER = 0.005  # seconds: results are handed over in handfuls, as each change of threads costs a little
+_LINGER = 0.02  # seconds: results are handed over in handfuls, as each change of threads costs a little
 _FILES = 512  # open files for everything else
 
 Result = TypeVar("Result")
@@ -68,14 +68,14 @@ class Fetcher:
                 accepted -= len(results)
                 yield from results
         finally:
-            if not self._loop.is_closed():
-                self._do(window.close())
+            if accepted and not self._loop.is_closed():  # not waited for: this may be the garbage collector, anywhere
+                asyncio.run_coroutine_threadsafe(window.close(), self._loop)
 
     def close(self) -> None:
-        """Ends every request, closes every connection."""
+        """Ends every request, closes every connection. No other thread may be in `fetch`."""
         if self._loop.is_closed():
             return
-        self._do(self._client.close())
+        self._do(_ended(self._client))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._lookups.shutdown(wait=False, cancel_futures=True)
@@ -127,6 +127,14 @@ class _Window:
         self._client.memory.finished(_finished_size(task))
         self._done.append(task)
         self._some.set()
+
+
+async def _ended(client: Client) -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await client.close()
 
 
 def _finished_size(task: asyncio.Task[bytes | Reject]) -> int:

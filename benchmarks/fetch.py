@@ -1,0 +1,173 @@
+"""Fetching the same urls from loopback: our fetcher over img2dataset, with as many processes and requests at once.
+
+    python -m benchmarks.fetch --other VENV/bin/python [--rows 20000] [--rounds 3] [--requests 256]
+
+img2dataset lives in an environment of its own (pip install img2dataset): its needs are not ours. It does not decode,
+resize, hash or write here (`resize_mode` no, `disable_all_reencoding`, `output_format` dummy). Both clocks run from
+when the first process begins to fetch until the last one ends. It is done twice: with every url on one host, whose
+connections can be kept, and with each on a host of its own (127.x.y.z). 256 requests are the default of both. The
+server, one process, takes its part of the cores.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_KEEP = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+_CLOSE = _KEEP.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+_THEIRS = """
+import json, sys
+from img2dataset import download
+if __name__ == "__main__":
+    download(**json.loads(sys.argv[1]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--other", type=Path, help="a Python with img2dataset installed")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=256, help="at once, in each process")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--hosts", type=int, nargs="+")
+    args = parser.parse_args()
+    if missing := _missing(args.other):
+        print(f"img2dataset is left out: {missing}")
+    with serving() as port:
+        for hosts in args.hosts or (1, args.rows):
+            urls = [f"http://{_address(i % hosts)}:{port}/{i}.jpg" for i in range(args.rows)]
+            found: dict[str, list[float]] = {}
+            for _ in range(args.rounds):
+                if not missing:
+                    found.setdefault("img2dataset", []).append(theirs(args.other, urls, args.processes, args.requests))
+                found.setdefault("coyo-jobs", []).append(ours(urls, args.processes, args.requests))
+            _show(found, f"{args.rows:,} urls on {hosts:,} hosts, {args.processes} x {args.requests} requests")
+
+
+def _show(found: dict[str, list[float]], what: str) -> None:
+    print(f"{what}, {os.cpu_count()} cores")
+    for name, rates in found.items():
+        print(f"  {name:12s} {statistics.median(rates):8.0f} rows/s   {[round(rate) for rate in rates]}")
+    if "img2dataset" in found:
+        ratios = [a / b for a, b in zip(found["coyo-jobs"], found["img2dataset"], strict=True)]
+        print(f"  ratio        {statistics.median(ratios):8.2f}          {[round(ratio, 2) for ratio in ratios]}")
+
+
+def ours(urls: list[str], processes: int, requests: int) -> float:
+    """rows/s"""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        parts = [(urls[index::processes], requests) for index in range(processes)]
+        return _rate(pool.starmap(fetch, parts, chunksize=1), len(urls))
+
+
+def fetch(urls: list[str], requests: int) -> tuple[float, float, int]:
+    """Runs in a process of its own."""
+    from jobs.config import FetchConfig
+    from jobs.fetch import Fetcher
+
+    config = FetchConfig(requests=requests, requests_per_host=requests, allow_networks=("127.0.0.0/8",))
+    begun = time.time()
+    with Fetcher(config) as fetcher:
+        good = sum(isinstance(result, bytes) for _, result in fetcher.fetch(urls))
+    return begun, time.time(), good
+
+
+def theirs(python: Path, urls: list[str], processes: int, requests: int) -> float:
+    """rows/s"""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "urls.txt")
+        source.write_text("\n".join(urls))
+        options = {
+            "url_list": str(source), "output_folder": f"{folder}/out", "output_format": "dummy", "resize_mode": "no",
+            "disable_all_reencoding": True, "compute_hash": None, "extract_exif": False, "processes_count": processes,
+            "thread_count": requests, "number_sample_per_shard": -(-len(urls) // processes),
+        }  # fmt: skip
+        plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        command = [str(python), "-c", _THEIRS, json.dumps(options)]
+        subprocess.run(command, check=True, capture_output=True, env={**plain, "NO_ALBUMENTATIONS_UPDATE": "1"})
+        stats = [json.loads(path.read_text()) for path in Path(folder, "out").glob("*_stats.json")]
+    return _rate([(each["start_time"], each["end_time"], each["successes"]) for each in stats], len(urls))
+
+
+def _rate(parts: list[tuple[float, float, int]], rows: int) -> float:
+    good = sum(part[2] for part in parts)
+    if good != rows:
+        raise SystemExit(f"{rows - good:,} of {rows:,} urls were not fetched")
+    return rows / (max(part[1] for part in parts) - min(part[0] for part in parts))
+
+
+def _missing(python: Path | None) -> str | None:
+    if python is None:
+        return "--other names no Python that has it"
+    try:
+        done = subprocess.run([python, "-c", "import img2dataset"], capture_output=True, text=True)
+    except OSError as exc:
+        return str(exc)
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
+
+
+def _address(index: int) -> str:
+    return f"127.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255 or 1}" if index else "127.0.0.1"
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """A server in a process of its own, for every loopback address; its port."""
+    told, tell = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_serve, args=(tell,), daemon=True)
+    process.start()
+    try:
+        yield told.recv()
+    finally:
+        process.kill()
+
+
+def _serve(tell: Connection) -> None:
+    async def forever() -> None:
+        server = await asyncio.get_running_loop().create_server(_Images, "0.0.0.0", 0, backlog=4096)
+        tell.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(forever())
+
+
+def _bodies(count: int) -> list[bytes]:
+    """Of COYO's mix of sizes, 50 KB on average."""
+    rng = random.Random(0)
+    return [rng.randbytes(min(1 << 20, int(rng.lognormvariate(10.3, 1.0)))) for _ in range(count)]
+
+
+class _Images(asyncio.Protocol):
+    """Answers every GET."""
+
+    bodies = _bodies(200)
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport, self._asked = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._asked += data
+        while b"\r\n\r\n" in self._asked:
+            head, _, self._asked = self._asked.partition(b"\r\n\r\n")
+            body = self.bodies[hash(head.split(b" ", 2)[1]) % len(self.bodies)]
+            last = b"connection: close" in head.lower()
+            self._transport.write((_CLOSE if last else _KEEP) % len(body) + body)
+            if last:
+                self._transport.close()
+
+
+if __name__ == "__main__":
+    main()

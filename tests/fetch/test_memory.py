@@ -1,0 +1,73 @@
+"""Large bodies wait for their memory, and what they wait does not count against their servers."""
+
+import asyncio
+
+import pytest
+
+from jobs.fetch import memory
+from jobs.fetch.memory import Memory
+
+
+async def read(granted: Memory, size: int, held: list[int], seconds: float = 0.1) -> int:
+    """As a body does; what all of them held while this one was read."""
+    async with asyncio.timeout(0.4) as deadline, granted.reserved(size, deadline):
+        held.append(size)
+        most = sum(held)
+        await asyncio.sleep(seconds)
+        held.remove(size)
+        return most
+
+
+async def many(*sizes: int) -> list[int]:
+    granted, held = Memory(), list[int]()
+    return await asyncio.gather(*(read(granted, size, held) for size in sizes))
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LARGE", 100)
+    monkeypatch.setattr(memory, "BACKLOG", 10)
+
+
+def test_large_bodies_never_take_more_than_their_part() -> None:
+    """Their deadline is 0.4 s each, and the last one waits for 0.5 s."""
+    assert max(asyncio.run(many(*[40] * 12))) == 80
+
+
+def test_a_body_larger_than_all_the_memory_is_read_alone() -> None:
+    assert sorted(asyncio.run(many(40, 500, 40))) == [40, 40, 500]
+
+
+def test_time_that_a_server_takes_does_count() -> None:
+    async def slow() -> None:
+        await read(Memory(), 40, [], seconds=0.8)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(slow())
+
+
+def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
+    async def wait() -> None:
+        granted = Memory()
+        granted.finished(11)
+        waiting = asyncio.create_task(granted.room())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        granted.taken(11)
+        await waiting
+
+    asyncio.run(wait())
+
+
+def test_memory_is_given_back_by_whoever_is_stopped() -> None:
+    async def stop() -> None:
+        granted = Memory()
+        first = asyncio.create_task(read(granted, 90, [], seconds=9))
+        waiting = asyncio.create_task(read(granted, 90, [], seconds=9))
+        await asyncio.sleep(0.01)
+        for task in (waiting, first):
+            task.cancel()
+        await asyncio.gather(first, waiting, return_exceptions=True)
+        assert await read(granted, 90, []) == 90
+
+    asyncio.run(stop())
