@@ -73,7 +73,7 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
         _say(
             f"model     {spec.kind}: {spec.weights.name}, {spec.about['architecture']}, "
             f"{spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-            + (f", {len(spec.labels):,} labels of the recipe's" if schema.ZERO_SHOT_LABELS in spec.columns else "")
+            + (f", {len(spec.labels):,} zero-shot labels" if schema.ZERO_SHOT_LABELS in spec.columns else "")
         )
     return tuple(specs)
 
