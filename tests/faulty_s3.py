@@ -144,6 +144,7 @@ class FaultyS3:
 
     server: str
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sent: int = 0  # bytes of answers
     _rules: list[Rule] = field(default_factory=list)
     _refusal: tuple[Fault, re.Pattern[str]] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -194,7 +195,10 @@ class FaultyS3:
         if taken:
             taken[0](exchange)
         else:
-            exchange.answer(*exchange.forward())
+            status, headers, body = exchange.forward()
+            with self._lock:
+                self.sent += len(body)
+            exchange.answer(status, headers, body)
 
     def _refused(self, key: str) -> Fault | None:
         if self._refusal is None or self._refusal[1].search(key):
