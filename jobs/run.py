@@ -20,6 +20,7 @@ from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
 from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
+from jobs.metrics import Metrics
 from jobs.models import Spec
 from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
 from jobs.pipeline import Pipeline, Resources, decide
@@ -158,7 +159,8 @@ class _Job:
             report = Reporter(Send(meter), Ask(meter))
             pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
             sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
-            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter)
+            metrics = Metrics(self.path, work.shards - work.shards_done, resources.actors * resources.calls)
+            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics)
             try:
                 with watch.watching():
                     pipeline.write(pipeline.build(work.tasks), sink)

@@ -18,6 +18,7 @@ from jobs.config import JobConfig
 from jobs.errors import Interrupted, JobError, OutputError, StorageError
 from jobs.lease import SECONDS, Lease
 from jobs.meter import Snapshot
+from jobs.metrics import Metrics
 from jobs.plan import Work
 from jobs.progress import Display, Progress, progress, publish
 from jobs.remote import look
@@ -29,7 +30,8 @@ _TICK, _PUBLISH_EVERY = 0.5, 5.0
 
 @dataclass
 class Watch:
-    """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end."""
+    """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end;
+    `metrics` show its counts to Prometheus."""
 
     run: str
     part: str
@@ -38,6 +40,7 @@ class Watch:
     storage: Storage
     lease: Lease
     meter: Any
+    metrics: Metrics
     seen: Snapshot = field(default_factory=Snapshot)
     stopped: JobError | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -55,6 +58,7 @@ class Watch:
                 self._over.set()
                 thread.join()
                 self.seen = look(self.meter) or self.seen
+                self.metrics.show(self.seen)
 
     def stop(self, why: JobError) -> None:
         """Ask once; why is what the run ends with."""
@@ -76,6 +80,7 @@ class Watch:
         with Display() as display:
             while not self._over.wait(_TICK):
                 self.seen = look(self.meter) or self.seen
+                self.metrics.show(self.seen)
                 display.show(self.now(self._state))
                 said = display.tell(self.seen.notes, said)
                 self._mind_rejects()
