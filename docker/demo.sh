@@ -11,7 +11,7 @@ import s3fs
 
 from jobs.demo import corpus
 
-ray.init(log_to_driver=False)
+ray.init(log_to_driver=False, logging_level="ERROR")
 while len([node for node in ray.nodes() if node["Alive"]]) < 3:
     print("waiting for the workers", flush=True)
     time.sleep(2)

@@ -79,11 +79,11 @@ def test_the_images_are_named_for_this_version() -> None:
 
 def test_compose_is_a_head_two_workers_and_an_s3_server() -> None:
     services = COMPOSE["services"]
-    assert list(services) == ["s3", "head", "worker"]
-    assert services["worker"]["deploy"]["replicas"] == 2
+    assert list(services) == ["s3", "head", "worker-1", "worker-2"]
+    assert services["worker-1"] == services["worker-2"]
     image, _, tag = services["s3"]["image"].rpartition(":")
     assert (image, tag) == ("docker.io/motoserver/moto", PINS["moto"])
-    head, worker = services["head"], services["worker"]
+    head, worker = services["head"], services["worker-1"]
     assert head["image"] == worker["image"]
     assert head["environment"] == worker["environment"]
     assert (FOLDER / head["build"]["context"] / head["build"]["dockerfile"]).resolve() == FOLDER / "Dockerfile"
@@ -91,9 +91,9 @@ def test_compose_is_a_head_two_workers_and_an_s3_server() -> None:
 
 
 def test_nodes_meet_where_the_head_listens() -> None:
-    starts = {name: shlex.split(COMPOSE["services"][name]["command"]) for name in ("head", "worker")}
+    starts = {name: shlex.split(COMPOSE["services"][name]["command"]) for name in ("head", "worker-1")}
     (port,) = (word.partition("=")[2] for word in starts["head"] if word.startswith("--port="))
-    assert f"--address=head:{port}" in starts["worker"]
+    assert f"--address=head:{port}" in starts["worker-1"]
     entry = COMPOSE["services"]["s3"]["entrypoint"]
     assert COMPOSE["services"]["head"]["environment"]["AWS_ENDPOINT_URL"] == f"http://s3:{entry[-1]}"
 
