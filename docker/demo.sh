@@ -2,6 +2,10 @@
 # Draws the demo's corpus, puts it into S3, runs the job on the cluster, and verifies every value of what came out.
 set -euo pipefail
 
+echo "waiting for S3 and the head"
+timeout 120 bash -c 'until wget --quiet --output-document=/dev/null "$AWS_ENDPOINT_URL"; do sleep 1; done'
+timeout 120 bash -c 'until ray status &> /dev/null; do sleep 1; done'
+
 python - <<'END'
 import time
 from pathlib import Path
