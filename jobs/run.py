@@ -140,9 +140,10 @@ class _Job:
             watch.publish("incomplete")
             some = "; ".join(watch.seen.set_aside.values())
             raise SetAside(f"shards were set aside: {some}", "run the same command to try them again")
+        mine = Ledger(tuple(obj for obj in now.objects if obj.run == run))
         about = describe_run(
             run=run,
-            rows=sum(obj.count for obj in now.objects if obj.run == run),
+            rows=sum(obj.count for obj in mine.objects),
             seconds=time.monotonic() - began,
             driver_seconds=time.process_time() - cpu,
             seen=watch.seen,
@@ -150,6 +151,7 @@ class _Job:
             cluster=cluster,
         )
         summary = self.finalise(now, about)
+        watch.settle(about["rows"], mine.reasons)
         watch.publish("finished")
         return summary
 

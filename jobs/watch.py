@@ -8,6 +8,7 @@ import _thread
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ from types import FrameType
 from typing import Any
 
 from jobs.config import JobConfig
-from jobs.errors import Interrupted, JobError, OutputError, StorageError
+from jobs.errors import Interrupted, JobError, OutputError, Stage, StorageError
 from jobs.lease import SECONDS, Lease
-from jobs.meter import Snapshot
+from jobs.meter import Snapshot, Tally
 from jobs.metrics import Metrics
 from jobs.plan import Work
 from jobs.progress import Display, Progress, progress, publish
@@ -90,6 +91,11 @@ class Watch:
                 if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE:
                     self._over.set()
                     _thread.interrupt_main()
+
+    def settle(self, rows: int, reasons: dict[str, int]) -> None:
+        """What is committed: rows that Ray computed twice were counted twice."""
+        self.seen.stages.setdefault(Stage.ANNOTATE.value, Tally()).rows = rows
+        self.seen.reasons = Counter(reasons)
 
     def publish(self, state: str) -> None:
         """For readers elsewhere; a store that is away must not hide what the run ends with."""

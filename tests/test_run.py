@@ -145,6 +145,8 @@ def test_what_belongs_to_an_output_is_there(finished: Finished) -> None:
     assert len(json.loads(fs.cat_file(f"{path}/_labels.json"))) == 64
     summary = json.loads(fs.cat_file(f"{path}/_summary.json"))
     assert (summary["rows"], summary["run"]["rows"]) == (116, len(finished.given))
+    progress = json.loads(fs.cat_file(f"{path}/_progress.json"))
+    assert (progress["rows"], progress["reasons"]) == (len(finished.given), summary["reasons"])
     assert fs.exists(f"{path}/_SUCCESS")
     assert not [name for name in objects(finished.out) if "_lease" in name or "_probe" in name]
 
