@@ -23,6 +23,7 @@ from jobs.patience import code, patiently
 from jobs.ranges import Ahead, Changed, Ranges, exactly, tag
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
+CLIENT_ATTEMPTS = 4  # of the S3 client itself, before this module's patience counts one
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 
 
@@ -184,7 +185,7 @@ class Storage:
             config_kwargs={
                 "connect_timeout": 10,
                 "read_timeout": 60,
-                "retries": {"mode": "standard", "max_attempts": 4},
+                "retries": {"mode": "standard", "max_attempts": CLIENT_ATTEMPTS},
             },
             default_block_size=CHUNK,
             use_listings_cache=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import patience
+from jobs import storage as storing
 from jobs.config import SourceConfig, StorageConfig
 from jobs.demo import corpus
 from jobs.errors import JobError, SetAside, StorageError
@@ -76,11 +77,11 @@ def test_a_write_whose_answer_is_lost_is_done_again(bucket: str, proxy: FaultyS3
     assert (rule.seen, Storage().read(f"{bucket}/y")) == (2, DATA_BYTES)
 
 
-@pytest.mark.slow  # s3fs and botocore have patience of their own: 30 s for one attempt
 def test_a_store_that_never_recovers_is_an_error_that_names_the_path(
     bucket: str, proxy: FaultyS3, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(storing, "CLIENT_ATTEMPTS", 1)
     Storage().put(f"{bucket}/x", DATA_BYTES)
     (entry,) = storage.find(f"{bucket}/x")
     proxy.dark(SLOW_DOWN)
