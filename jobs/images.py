@@ -6,6 +6,7 @@ As shards that this and other systems read: Parquet with `image` and `text`, or 
 import io
 import json
 import tarfile
+import urllib.parse
 from typing import Any
 
 import pyarrow as pa
@@ -48,13 +49,18 @@ def _tar(rows: pa.Table) -> memoryview:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for row in rows.to_pylist():
             image, text = row.pop(schema.IMAGE), row.pop(schema.TEXT)
-            stem = f"{row[schema.SHARD].replace('/', '_').partition('.')[0]}-{row[schema.ROW]:09}"
+            stem = f"{_escaped(row[schema.SHARD])}-{row[schema.ROW]:09}"
             about = json.dumps(row, ensure_ascii=False, default=_plain).encode()
             _add(tar, f"{stem}.{_suffix(image)}", image)
             _add(tar, f"{stem}.{schema.JSON_SUFFIX}", about)
             if text is not None:
                 _add(tar, f"{stem}.txt", text.encode())
     return buffer.getbuffer()
+
+
+def _escaped(shard: str) -> str:
+    """Without dots and slashes, which end a sample's name; no two shards alike."""
+    return urllib.parse.quote(shard, safe="").replace(".", "%2E")
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -183,7 +183,7 @@ class Decoder:
             child.close()
 
     def _painted(self, raw: pa.Table, by: Render | None) -> pa.Table:
-        keep = self.config.output.keep_images != "no"
+        keep = self.config.output.keep_images != "none"
         return paint_rows(raw, self.config.decode, self.canvases, by, keep_images=keep)
 
     @property
@@ -228,7 +228,7 @@ def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, dict[str, int]]
 def _rows_per_file(device: str, output: OutputConfig) -> int:
     """With images, 2048 of COYO's are about 0.1 GB: a writer holds them all."""
     rows = 8192 if device == "cuda" else 1024
-    return rows if output.keep_images == "no" else min(rows, 2048)
+    return rows if output.keep_images == "none" else min(rows, 2048)
 
 
 def _or(value: int | Any, otherwise: int) -> int:

@@ -179,7 +179,7 @@ class _Job:
     def _writer(self, run: str) -> Writer:
         results = [field for spec in self.specs for field in spec.fields]
         keep = self.config.output.keep_images
-        annotated = schema.annotated(self.source.layout.schema, results, images=keep != "no")
+        annotated = schema.annotated(self.source.layout.schema, results, images=keep != "none")
         about = {"run": run, "job": self.fingerprint, "version": __version__}
         return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
@@ -197,7 +197,7 @@ class _Job:
     def _drop_orphaned_images(self, now: Ledger) -> None:
         """Those whose rows object was never written, or dropped; when nobody is writing any more."""
         form = self.config.output.keep_images
-        if form == "no":
+        if form == "none":
             return
         promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
         for entry in self.storage.tree(join(self.path, IMAGES)):

@@ -95,9 +95,12 @@ def images(annotated: pa.Schema) -> pa.Schema:
     )
 
 
+_PUBLIC = {TEXT: TEXT_NAMES, IMAGE: IMAGE_NAMES}
+
+
 def images_names(images: pa.Schema) -> list[str]:
-    """What these columns are called in an images object: as a source calls them."""
-    public = {TEXT: TEXT_NAMES[0], IMAGE: IMAGE_NAMES[0]}
+    """What these columns are called in an images object: as a source calls them, where no kept column is called so."""
+    public = {own: next(n for n in names if n not in images.names) for own, names in _PUBLIC.items()}
     return [public.get(name, name) for name in images.names]
 
 

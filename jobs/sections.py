@@ -88,7 +88,7 @@ class SourceConfig(Section):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.path is None) == (self.dataset is None):
-            raise ValueError("needs a path, or else a dataset")
+            raise ValueError("needs a path or a dataset, one of the two")
         return self
 
     @property
@@ -227,8 +227,8 @@ class OutputConfig(Section):
     path: str = Field(min_length=1, description="a folder, local or s3://, that this job owns")
     embedding_dtype: Literal["float16", "float32"] = Field("float16", description="float16 costs 3e-8 of cosine")
     rows_per_file: int | Auto = Field("auto", description="rows per Parquet object; auto: 8192 with GPUs, 1024 without")
-    keep_images: Literal["no", "parquet", "webdataset"] = Field(
-        "no", description="also write the images of good rows, as they came: shards in images/, one for each in rows/"
+    keep_images: Literal["none", "parquet", "webdataset"] = Field(
+        "none", description="also write the images of good rows, as they came: shards in images/, one for each in rows/"
     )
 
     @field_validator("rows_per_file")

@@ -35,7 +35,7 @@ class Writer:
     annotated: pa.Schema
     specs: tuple[Spec, ...]
     about: dict[str, str]
-    keep_images: str = "no"
+    keep_images: str = "none"
 
     def write(self, table: pa.Table, name: str) -> None:
         """At most two objects, `rows/<name>` and `rejects/<name>`; each proves only its own rows."""
@@ -45,7 +45,7 @@ class Writer:
         closing = table.filter(ends)
         # A shard's end rides with either object; a batch of nothing but ends still needs one.
         if rows.num_rows:
-            if self.keep_images != "no":  # first: a rows object promises its images
+            if self.keep_images != "none":  # first: a rows object promises its images
                 path = join(self.path, IMAGES, images.name_of(name, self.keep_images))
                 self.storage.put(path, images.packed(_sorted(rows), self.keep_images))
             self._put(ROWS, name, rows, closing)

@@ -90,7 +90,7 @@ def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Che
     yield _check("every object was written by this job", len(books.objects), foreign)
     folders = [[o for o in books.objects if o.folder == folder] for folder in FOLDERS]
     yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
-    if config.output.keep_images != "no":
+    if config.output.keep_images != "none":
         yield _check("each object of rows has its images", books.count(ROWS), _without_images(storage, config, books))
     done = storage.exists(join(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])

@@ -39,6 +39,24 @@ def test_a_parquet_of_images_is_named_as_a_source_names_its_columns(tmp_path: Pa
     assert raw.column(schema.TEXT) == ["ä", None, "c"]
 
 
+def test_a_kept_column_called_text_stays_and_the_text_gets_another_name(tmp_path: Path) -> None:
+    """Two columns of one name: no reader takes that."""
+    table = rows()
+    table = table.add_column(3, "text", pa.array(["kept"] * 3))
+    (tmp_path / "p.parquet").write_bytes(images.packed(table, "parquet"))
+    names = pq.read_schema(tmp_path / "p.parquet").names
+    assert names == ["shard", "row", "key", "text", "url", "caption", "image"]
+
+
+def test_samples_of_shards_with_like_names_stay_apart(tmp_path: Path) -> None:
+    names = ["x.1.parquet", "x.2.parquet", "x_1.parquet"]
+    table = rows().set_column(0, "shard", pa.array(names)).set_column(1, "row", pa.array([0, 0, 0], pa.int32()))
+    (tmp_path / "p.tar").write_bytes(images.packed(table, "webdataset"))
+    (raw,) = read_all(tmp_path).values()
+    assert len({row["key"] for row in raw.rows}) == len(raw.rows) == 3
+    assert not raw.rejects
+
+
 def test_a_tar_of_images_is_a_webdataset(tmp_path: Path) -> None:
     (tmp_path / "p.tar").write_bytes(images.packed(rows(), "webdataset"))
     (raw,) = read_all(tmp_path, keep=["url"]).values()

@@ -43,9 +43,9 @@ def taken_of(columns: pa.Table, layout: Layout, shard: Shard, first: int) -> Mas
         array, rows = _sound(columns.column(field.name).combine_chunks())
         sound[field.name] = _as(array, field.type, field.name, shard)
         broken |= set(rows)
-    taken = layout.selection.takes(shard.name, first, columns.num_rows, pa.table(sound))
-    taken[list(broken)] = True  # what cannot be read cannot be left out: it becomes a reject
-    return taken
+    unreadable = np.zeros(columns.num_rows, bool)
+    unreadable[list(broken)] = True  # each becomes a reject
+    return layout.selection.takes(shard.name, first, columns.num_rows, pa.table(sound), unreadable)
 
 
 def _image(batch: pa.RecordBatch, layout: Layout) -> pa.Array:

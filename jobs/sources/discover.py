@@ -11,6 +11,7 @@ from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.paths import absolute, fixed_folder
 from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, urls, webdataset
+from jobs.sources.selection import chosen
 from jobs.storage import Entry, Storage
 
 _SUFFIXES = {"parquet": (".parquet",), "urls": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
@@ -138,12 +139,7 @@ def _say(layout: Layout, shards: Sequence[Shard], sidecars: int, config: SourceC
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
     parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
     parts.append(f"ids from {layout.key}" if layout.key else "no ids")
-    if config.where is not None:
-        parts.append(f"rows where {config.where}")
-    if config.sample is not None:
-        parts.append(f"a sample of {config.sample.fraction:.3g}")
-    if config.limit is not None:
-        parts.append(f"the first {config.limit:,}")
+    parts += chosen(config)
     if sidecars:
         parts.append(f"{sidecars} sidecars skipped")
     return ", ".join(parts)

@@ -54,7 +54,7 @@ def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
         try:
             taken = _taken(storage, footer, layout, unit, group)
         except Damaged:
-            taken = np.ones(group.count, bool)  # each one a reject
+            taken = layout.selection.takes(shard.name, group.first, group.count, None)  # each one a reject
         yield from (np.flatnonzero(taken) + group.first).tolist()
 
 
@@ -71,6 +71,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     damage = None
     for group in groups:
         at, left = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
+        taken = layout.selection.takes(unit.shard.name, at, group.count, None)  # should the columns be damaged
         try:
             taken = _taken(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
             if not taken.any():
@@ -80,10 +81,12 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
                 here = taken[at - group.first :][: batch.num_rows]
                 yield sieve.sift(at, here, raw_of(batch.slice(0, here.size), layout, unit.shard, at))
                 at += here.size
+                if at == group.stop:  # which a limit may put inside a row group
+                    break
         except Damaged as exc:
             damage = f"row group {group.index} cannot be read from row {at}: {exc}"
             lost = unreadable(layout, unit.shard.name, at, group.stop - at, damage)
-            yield sieve.sift(at, np.ones(group.stop - at, bool), lost)
+            yield sieve.sift(at, taken[at - group.first :], lost)
     yield sieve.end(groups[-1].stop if groups else total, total if damage or unit.last else None, damage)
 
 
@@ -115,14 +118,16 @@ def _groups(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Uni
 
 
 def _matching(storage: Storage, layout: Layout, shard: Shard, count: int) -> set[int]:
-    """Row groups that may hold rows which `where` selects, by their statistics. Raises Damaged."""
+    """Row groups that may hold rows which `where` selects, by their statistics; all, where those do not fit it."""
     condition = layout.selection.condition
-    if condition is None:
+    if condition is None or condition.nulls:
         return set(range(count))
     try:
         fragment = ds.ParquetFileFormat().make_fragment(storage.open(shard.entry))
         kinds = pa.schema(layout.selection.fields)
         return {group.id for group in fragment.subset(condition.condition, schema=kinds).row_groups}
+    except pa.ArrowException:  # a column of another type than the first shard's, say: its rows are looked at
+        return set(range(count))
     except BROKEN as exc:
         raise Damaged(str(exc)) from exc
 
@@ -166,7 +171,7 @@ def _batches(
     storage: Storage, shard: Shard, footer: pq.FileMetaData, group: _Group, layout: Layout
 ) -> Iterator[pa.RecordBatch]:
     """The row group, never more rows than the footer says. Raises Damaged."""
-    rows, size = group.count, group.stored
+    rows, size = footer.row_group(group.index).num_rows, group.stored
     seen = 0
     small = size <= PREFETCH_LIMIT
     options = {"pre_buffer": True} if small else {"pre_buffer": False, "buffer_size": BLOCK_BYTES}

@@ -52,15 +52,24 @@ class Selection:
     def condition(self) -> Where | None:
         return None if self.where is None else parse(self.where)
 
-    def takes(self, shard: str, first: int, count: int, columns: pa.Table | None) -> Mask:
-        """bool [count]: which of the rows from `first` on are wanted, by their `columns` and their place."""
+    def takes(self, shard: str, first: int, count: int, columns: pa.Table | None, broken: Mask | None = None) -> Mask:
+        """bool [count]: which of the rows from `first` on are wanted, by their place and their `columns`; those whose
+        columns are `broken` cannot be left out by them. Without columns only their place counts."""
         taken = np.ones(count, bool)
         if self.fraction < 1.0:
             taken &= _drawn(f"{self.seed}/{shard}", first, count) < self.fraction
         if self.condition is not None and columns is not None:
             table = columns if columns.num_columns else pa.table({"": pa.nulls(count)})
-            taken &= self.condition.holds(table).to_numpy()
+            held = self.condition.holds(table).to_numpy()
+            taken &= held if broken is None else held | broken
         return taken
+
+
+def chosen(config: SourceConfig) -> list[str]:
+    """What a recipe says of its choice, for the user."""
+    parts = [f"rows where {config.where}"] if config.where is not None else []
+    parts += [f"a sample of {config.sample.fraction:.3g}"] if config.sample is not None else []
+    return parts + ([f"the first {config.limit:,}"] if config.limit is not None else [])
 
 
 EVERYTHING = Selection()

@@ -19,6 +19,7 @@ from jobs.errors import SourceError, StorageError
 from jobs.sources import BLOCK_ROWS, Layout, Shard, Source, Unit
 from jobs.sources.batches import raw_of, taken_of
 from jobs.sources.columns import layout_of
+from jobs.sources.selection import chosen
 from jobs.sources.sieve import Sieve
 from jobs.storage import Entry
 
@@ -44,7 +45,7 @@ def describe(config: SourceConfig) -> Source:
     said = f"{wanted.name}, split {wanted.split}, {count} shard{'s' * (count != 1)}, images from {layout.images[0]}"
     text = f"text from {layout.texts[0]}" if layout.texts else "no text"
     decided = config.model_copy(update={"dataset": wanted, "format": "dataset"})
-    return Source(layout, tuple(shards), f"{said}, {text}", decided)
+    return Source(layout, tuple(shards), ", ".join([said, text, *chosen(config)]), decided)
 
 
 def read(layout: Layout, unit: Unit) -> Iterator[pa.Table]:
@@ -95,22 +96,36 @@ def _with_bytes(batch: pa.RecordBatch, layout: Layout, taken: Any) -> pa.RecordB
     images = column.to_pylist()
     if all(image is None or image["bytes"] is not None for image in images):
         return batch
+    assert layout.dataset is not None
     read = [
-        image if image is None or image["bytes"] is not None or not wanted else {**image, "bytes": _file(image["path"])}
+        {**image, "bytes": _file(image["path"], layout.dataset)}
+        if wanted and image and image["bytes"] is None
+        else image
         for image, wanted in zip(images, taken, strict=True)
     ]
     at = batch.schema.get_field_index(layout.images[0])
     return batch.set_column(at, batch.schema.field(at), pa.array(read, column.type))
 
 
-def _file(path: str | None) -> bytes | None:
-    if path is None:
+def _file(path: str | None, dataset: DatasetConfig) -> bytes | None:
+    """A file of the data set; None, and so a reject, for one that is not there, or lies anywhere else: what a row names
+    is a stranger's input, and may be any file of this machine or any host of its network."""
+    if path is None or not _inside(path.rpartition("::")[2], dataset):
         return None
     try:
         with fsspec.open(path) as file:
             return bytes(file.read())
-    except FileNotFoundError:
-        return None  # a reject: no_image
+    except (OSError, ValueError):
+        return None
+
+
+def _inside(place: str, dataset: DatasetConfig) -> bool:
+    if place.startswith(hub.SCHEME):
+        return place.startswith(f"{hub.SCHEME}datasets/{dataset.name}@{dataset.revision}/")
+    if "://" in place.removeprefix("file://"):
+        return False
+    folder = os.path.realpath(dataset.name)
+    return os.path.realpath(place.removeprefix("file://")).startswith(folder + os.sep)
 
 
 def _encoded(opened: Any) -> Any:

@@ -105,8 +105,8 @@ class Buffer:
     def take(self) -> pa.Table:
         rows, selection = self._rows, self._layout.selection
         looked_at = pa.Table.from_pylist(rows, schema=pa.schema(selection.fields))
-        taken = selection.takes(self._shard, self._first, len(rows), looked_at)
-        taken |= np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
+        broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
+        taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
         table = self._sieve.sift(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table

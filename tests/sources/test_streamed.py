@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
@@ -14,7 +15,7 @@ from jobs.sources import Unit
 from jobs.sources.discover import discover, read
 from jobs.sources.streamed import describe
 from jobs.storage import Storage
-from tests.sources import Raw
+from tests.sources import Raw, write_parquet
 from tests.sources.test_selection import accounted
 
 
@@ -107,6 +108,18 @@ def test_a_named_image_that_is_gone_is_a_reject(tmp_path: Path) -> None:
     assert len(raw.numbers) == 10
 
 
+@pytest.mark.parametrize("place", ["{}/secret.png", "http://127.0.0.1:9/x", "/", "", "no://x", "{}/d/../secret.png"])
+def test_a_row_cannot_name_a_file_or_a_host_outside_its_data_set(tmp_path: Path, place: str) -> None:
+    """It is a stranger's input, read on a machine that may reach what he cannot."""
+    (tmp_path / "secret.png").write_bytes(png(1))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": None, "path": place.format(tmp_path)}], kind)
+    (tmp_path / "d").mkdir()
+    write_parquet(tmp_path / "d" / "train.parquet", {"image": image, "id": [1]})
+    (raw,) = raw_of(source_config({"name": str(tmp_path / "d")})).values()
+    assert raw.rejects == {0: "no_image"}
+
+
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [
@@ -130,5 +143,5 @@ def test_a_data_set_without_images_says_which_columns_it_has(tmp_path: Path) -> 
 
 def test_a_source_is_a_path_or_a_data_set() -> None:
     for source in ({}, {"path": "a", "dataset": {"name": "b"}}):
-        with pytest.raises(Exception, match="needs a path, or else a dataset"):
+        with pytest.raises(Exception, match="needs a path or a dataset"):
             JobConfig.of({"source": source, "output": {"path": "out"}})
