@@ -12,7 +12,6 @@ import asyncio
 import resource
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Self, TypeVar
 
@@ -26,7 +25,6 @@ from jobs.fetch.headers import user_agent
 __all__ = ["Fetcher", "user_agent"]
 
 _AHEAD = 8  # urls that are looked at, for each request at once: those that wait for their host hold up no others
-_LOOKUPS = 64  # threads that look names up
 _LINGER = 0.02  # seconds: results are handed over in handfuls, as each change of threads costs a little
 _FILES = 512  # open files for everything else
 
@@ -44,8 +42,6 @@ class Fetcher:
         _allow_files(2 * config.requests + _FILES)
         self._ahead = _AHEAD * config.requests
         self._loop = asyncio.new_event_loop()
-        self._lookups = ThreadPoolExecutor(_LOOKUPS, "lookup")
-        self._loop.set_default_executor(self._lookups)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
         self._client = self._do(Client.open(config, resolver))
@@ -78,7 +74,6 @@ class Fetcher:
         self._do(_ended(self._client))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._lookups.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
     def __enter__(self) -> Self:

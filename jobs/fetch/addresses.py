@@ -9,11 +9,13 @@ between the check and the connection.
 import asyncio
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 from aiohappyeyeballs import AddrInfoType
-from aiohttp.abc import ResolveResult
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address = IPv4Address | IPv6Address
 
@@ -51,6 +53,7 @@ _SPECIAL6 = {
     "3fff::/20": "documentation",
 }
 _SPECIAL = {ip_network(network): what for network, what in {**_SPECIAL4, **_SPECIAL6}.items()}
+_LOOKUPS = 64  # names looked up at once: a dead one takes ten seconds and more
 _UNICAST6 = IPv6Network("2000::/3")  # all that is given out to the public
 _NAT64 = IPv6Network("64:ff9b::/96")  # where a network without IPv4 reaches IPv4
 
@@ -102,18 +105,37 @@ def _inner(address: Address) -> Address:
     return address
 
 
-class Names(ThreadedResolver):
-    """The system's resolver, without its long waits."""
+class Names(AbstractResolver):
+    """The system's resolver, in threads of its own. A lookup that hangs keeps its thread; nobody waits for it longer
+    than `seconds`, which begin when there is a thread.
+    """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
         self._seconds = seconds
+        self._free = asyncio.Semaphore(_LOOKUPS)
+        self._threads = ThreadPoolExecutor(_LOOKUPS, "lookup")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        await self._free.acquire()
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        found.add_done_callback(self._done)
         try:
             async with asyncio.timeout(self._seconds):
-                return await super().resolve(host, port, family)
+                infos = await asyncio.shield(found)
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no answer in {self._seconds:g} s") from None
+        return [
+            ResolveResult(hostname=host, host=str(place[0]), port=port, family=of, proto=proto, flags=0)
+            for of, _, proto, _, place in infos
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _done(self, found: asyncio.Future[Any]) -> None:
+        self._free.release()
+        if not found.cancelled():
+            found.exception()  # seen: whoever waited may be gone

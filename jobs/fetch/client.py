@@ -29,9 +29,10 @@ class Client:
         self.memory = Memory()
         self._hosts = Hosts(config.requests_per_host)
         self._slots = asyncio.Semaphore(config.requests)
+        self._resolver = resolver or Names(config.connect_seconds)
         connector = aiohttp.TCPConnector(
             limit=0,  # turns and slots are the limits
-            resolver=resolver or Names(config.connect_seconds),
+            resolver=self._resolver,
             socket_factory=Addresses(config.allow_networks).open_socket,
             ttl_dns_cache=_NAMES_FOR,
             dns_cache_max_size=_NAMES_KEPT,
@@ -58,6 +59,7 @@ class Client:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     async def get(self, url: str | None) -> bytes | Reject:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.config import FetchConfig
-from jobs.fetch import Fetcher
+from jobs.fetch import Fetcher, addresses
 from jobs.fetch.addresses import Addresses, Refused
 from tests.fetch.conftest import MakeFetcher, fetched, only
 from tests.fetch.hostile import IMAGE, Everywhere, Hostile
@@ -44,11 +44,11 @@ def test_what_is_not_written_as_an_address_is_refused(text: str) -> None:
 
 
 def test_a_network_that_the_recipe_names_is_allowed_in_every_form() -> None:
-    addresses = Addresses(["10.1.0.0/16", "fd00::/8"])
+    named = Addresses(["10.1.0.0/16", "fd00::/8"])
     for allowed in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::1"):
-        assert addresses.why_not(allowed) is None, allowed
+        assert named.why_not(allowed) is None, allowed
     for refused in ("10.2.0.1", "::ffff:10.2.0.1", "127.0.0.1", "fc00::1", "2002:a01:203::"):
-        assert addresses.why_not(refused), refused
+        assert named.why_not(refused), refused
 
 
 def test_no_socket_is_made_for_a_special_address() -> None:
@@ -73,11 +73,23 @@ def test_the_machines_own_name_is_blocked(server: Hostile, networks: tuple[str, 
     assert server.connections == len(networks)
 
 
-def test_a_name_that_takes_too_long_to_look_up_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1))
-    with Fetcher(FetchConfig(connect_seconds=0.2, retries=0)) as fetcher:
-        found = dict(fetcher.fetch(["http://a.example/"]))
-    assert str(found[0]) == "(<Reason.DNS: 'dns'>, 'no answer in 0.2 s')"
+def test_a_lookup_that_hangs_is_not_waited_for_and_does_not_delay_the_others(
+    server: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread is lost until it returns; the time of the others begins when there is a thread for them."""
+
+    def some_hang(host: str, port: int, *_: Any, **__: Any) -> Any:
+        if host.startswith("hangs"):
+            time.sleep(1)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", some_hang)
+    monkeypatch.setattr(addresses, "_LOOKUPS", 2)
+    urls = [server.url("image", f"{name}{i}.example") for name in ("hangs", "good") for i in range(2)]
+    with Fetcher(FetchConfig(connect_seconds=0.3, retries=0, allow_networks=("127.0.0.0/8",))) as fetcher:
+        found = dict(fetcher.fetch(urls))
+    assert str(found[0]) == str(found[1]) == "(<Reason.DNS: 'dns'>, 'no answer in 0.3 s')"
+    assert found[2] == found[3] == IMAGE
 
 
 @pytest.mark.parametrize(
