@@ -78,11 +78,9 @@ def processes(wanted: Callable[[list[str]], bool]) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_in_order(
-    ray_session: None, tmp_path: Path, config: JobConfig, how: signal.Signals
-) -> None:
-    """Kubernetes and Slurm send SIGTERM to one process and give it some time."""
+def test_a_signal_ends_a_run_in_order(ray_session: None, tmp_path: Path, config: JobConfig) -> None:
+    """Kubernetes and Slurm send SIGTERM to one process and give it some time. Ctrl-C: tests/test_run.py."""
+    how = signal.SIGTERM
     with started(tmp_path, "-m", "jobs", "run", str(tmp_path / "job.yaml")) as process:
         until(lambda: list(tmp_path.glob("out/rows/*.parquet")) or process.poll() is not None)
         process.send_signal(how)
