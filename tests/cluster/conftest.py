@@ -74,7 +74,7 @@ def ended(process: "subprocess.Popen[str]", code: int) -> str:
     return out + err
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def head(tmp_path_factory: pytest.TempPathFactory, s3: str) -> Iterator[Place]:
     """`ray start --head` with a token, quiet as cluster/ starts it; a TLS end in front of it, as an ingress is."""
     job_server, trust = free_port(), tmp_path_factory.mktemp("tls") / "trust.pem"
