@@ -105,9 +105,8 @@ class _Window:
         await asyncio.sleep(_LINGER)
         done, self._done = self._done, []
         self._some.clear()
-        results = [
-            (self._open.pop(task), task.result()) for task in done
-        ]  # raises only what is no Reject: our mistakes
+        # result() raises what is no Reject: a mistake of ours, or a ClusterError.
+        results = [(self._open.pop(task), task.result()) for task in done]
         self._client.memory.taken(sum(_size(result) for _, result in results))
         return results
 
@@ -141,6 +140,7 @@ def _size(result: bytes | Reject) -> int:
 
 
 def _allow_files(count: int) -> None:
+    """Raises this process's limit as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return

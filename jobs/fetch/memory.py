@@ -1,6 +1,6 @@
 """How much memory bodies may take, whatever servers send and however slowly rows are taken; about
 
-    fetch.requests x (SMALL + what a connection buffers)  +  LARGE  +  BACKLOG, and once more in the caller's hands
+    fetch.requests x (SMALL + what a connection buffers)  +  LARGE  +  BACKLOG  +  BACKLOG in the caller's hands
 
 Bodies up to SMALL are simply read. A larger one first reserves all that it may become; while it waits, its server waits
 too, and its clock stands still. While finished bodies that nobody took are more than BACKLOG, no request is made.

@@ -137,7 +137,11 @@ def test_a_mistake_of_ours_reaches_the_caller(fetcher: MakeFetcher, server: Host
 
 
 def test_more_requests_than_files_may_be_open_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1024))
+    limits = [256, 4096]
+    monkeypatch.setattr("resource.getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr("resource.setrlimit", lambda _, wanted: limits.__setitem__(0, wanted[0]))
+    Fetcher(FetchConfig(requests=1000)).close()
+    assert limits == [2512, 4096]
     with pytest.raises(ConfigError, match=r"fetch\.requests"):
         Fetcher(FetchConfig(requests=5000))
 
