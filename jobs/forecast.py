@@ -114,6 +114,7 @@ def forecast(
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)
     total, about = _rows_left(storage, source, trial, work.bytes_left)
     left = round((1000 if total < 0 else total) * trial.selected)
+    left = min(left, config.source.limit or left)
     devices = resources.actors if resources.device == "cuda" else cores
     device_rate = devices * model_rate
     feed = cores * decode_rate
@@ -121,12 +122,11 @@ def forecast(
     rate = min(device_rate, feed) if resources.device == "cuda" else 1 / (1 / device_rate + 1 / feed)
     hours = left / rate * devices / 3600 if resources.device == "cuda" else 0.0
     rejects = Counter(decoded.column(schema.REASON).drop_null().to_pylist())
-    per_object = resources.rows_per_file
     return Forecast(
         shards=work.shards, shards_done=work.shards_done, about=about, rows=total, selected=trial.selected,
         tried=trial.table.num_rows, reasons=dict(rejects.most_common()), bytes_to_read=work.bytes_left,
-        bytes_to_write=round(left * _stored(done, specs)),
-        objects=math.ceil(left / per_object) * (2 if rejects else 1),
+        bytes_to_write=round(left * _stored(done)),
+        objects=math.ceil(left / resources.rows_per_file) * (2 if rejects else 1),
         decode_rate=decode_rate, model_rate=model_rate, device=resources.device, devices=devices, cores=cores,
         cores_per_device=model_rate / decode_rate, seconds=left / rate, device_hours=hours,
         cost=hours * price if price is not None and resources.device == "cuda" else None,
@@ -208,11 +208,11 @@ def _rows_left(storage: Storage, source: Source, trial: _Trial, bytes_left: int)
     return round(rows * bytes_left / max(size, 1)), len(shards) < len(source.shards)
 
 
-def _stored(done: pa.Table, specs: Sequence[Spec]) -> float:
+def _stored(done: pa.Table) -> float:
     """Bytes of a row in rows/."""
     good = done.filter(pc.is_null(done.column(schema.REASON)))
     table = good.select(schema.rows(good.schema).names)
-    return len(provenance.seal(table, {})) / max(1, table.num_rows) if specs else 0.0
+    return float(len(provenance.seal(table, {})) / max(1, table.num_rows))
 
 
 def _spread(shards: Sequence[Shard], count: int) -> list[Shard]:

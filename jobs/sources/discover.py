@@ -52,15 +52,15 @@ def read(storage: Storage, layout: Layout, unit: Unit, fetch: FetchConfig | None
 
 def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int) -> list[Shard]:
     """The shards that hold the first `limit` selected rows; the last one counts as ending with the last of them."""
-    chosen: list[Shard] = []
+    first: list[Shard] = []
     rows = {"webdataset": webdataset.selected}.get(layout.format, parquet.selected)
     for shard in shards:
         for row in rows(storage, layout, shard):
             limit -= 1
             if limit == 0:
-                return [*chosen, replace(shard, until=row + 1)]
-        chosen.append(shard)
-    return chosen
+                return [*first, replace(shard, until=row + 1)]
+        first.append(shard)
+    return first
 
 
 def _pinned(storage: Storage, config: SourceConfig) -> SourceConfig:

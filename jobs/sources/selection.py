@@ -44,10 +44,6 @@ class Selection:
         """The columns to look at."""
         return [field.name for field in self.fields]
 
-    @property
-    def everything(self) -> bool:
-        return self.condition is None and self.fraction >= 1.0
-
     @cached_property
     def condition(self) -> Where | None:
         return None if self.where is None else parse(self.where)

@@ -59,16 +59,16 @@ def read(layout: Layout, unit: Unit) -> Iterator[pa.Table]:
 
 
 def _first(layout: Layout, shards: list[Shard], limit: int) -> list[Shard]:
-    chosen: list[Shard] = []
+    first: list[Shard] = []
     for shard in shards:
         at = 0
         for batch in _batches(layout, shard):
             places = np.flatnonzero(taken_of(pa.Table.from_batches([batch]), layout, shard, at))
             if places.size >= limit:
-                return [*chosen, replace(shard, until=at + int(places[limit - 1]) + 1)]
+                return [*first, replace(shard, until=at + int(places[limit - 1]) + 1)]
             limit, at = limit - places.size, at + batch.num_rows
-        chosen.append(shard)
-    return chosen
+        first.append(shard)
+    return first
 
 
 def _batches(layout: Layout, shard: Shard) -> Iterator[pa.RecordBatch]:
