@@ -47,7 +47,7 @@ class Progress:
     def __str__(self) -> str:
         if self.state == "waiting":
             return f"{self.seconds:.0f} s  waiting: {self.waiting}"
-        if not self.rate and self.state == "running":
+        if not self.rate and self.state == "running" and not self.waiting:
             return f"{self.seconds:.0f} s  starting: the models are loading"
         total = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
         parts = [f"{self.rows:,}{total} rows", f"{self.rate:,.1f} rows/s", f"{sum(self.reasons.values()):,} rejects"]
