@@ -135,6 +135,8 @@ class _Job:
         began, cpu = time.monotonic(), time.process_time()
         waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
         resources = settle(self.config.compute, self.config.output, session, waiting.tell)
+        if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
+            _say("note      Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
         cluster = totals(session.nodes())
         cores = int(cluster.get("CPU", 1))
         work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
