@@ -4,7 +4,8 @@
     python -m benchmarks.gpu --device cpu --size small --batch 8 --images 64       # the script itself, anywhere
 
 Needs no Ray and no model hub. Prints one table: images per second of each model's forward pass on tensors that are
-already on the device (eager, compiled), of the actor with two threads fed from the host's memory, the numbers' distance
+already on the device (eager, in the parts that are found fastest, compiled), of the actor with one thread and with two
+fed from the host's memory, the numbers' distance
 from float32, and whether a batch that does not fit is halved. The whole job, where Ray is installed, is measured by
 benchmarks.throughput.
 """
@@ -13,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +25,7 @@ import torch
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs import schema
-from jobs.annotate import Annotator, pixels_of
+from jobs.annotate import Annotator, How, pixels_of
 from jobs.models import Spec
 
 RAW = schema.raw(pa.int64(), [])
@@ -49,27 +51,41 @@ def main() -> None:
 
 
 def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> None:
-    annotator = Annotator(specs, args.device, "auto")
     table = block(specs, batch)
-    texts = table.column(schema.TEXT).to_pylist()
-    calls: dict[str, Callable[[], Any]] = {}
-    models: list[Any] = list(annotator._models)
-    for spec, model in zip(specs, models, strict=True):
-        pixels = pixels_of(table, spec.canvas.name).to(args.device)
-        calls[spec.kind] = partial(model.forward, pixels, model.prepare(texts))
-    calls["both, resident"] = partial(in_turn, [*calls.values()])
     turns = max(2, args.images // batch)
-    rates = {name: rate(call, turns, batch, args.device) for name, call in calls.items()}
+    rates: dict[str, float] = {}
+    ways = {"eager": How(args.device, calls=1, threads=torch.get_num_threads(), batch=batch)}
+    ways["measured"] = replace(ways["eager"], measured=True)
     if not args.no_compile:
-        for model in models:
-            model._model.compile(dynamic=False)
-        rates["both, compiled"] = rate(calls["both, resident"], turns, batch, args.device)
-    rates["actor, one thread"] = fed(annotator, table, turns, 1, args.device)
-    rates["actor, two threads"] = fed(annotator, table, turns, 2, args.device)
+        ways["compiled"] = replace(ways["eager"], compiled=True)
+    for way, how in ways.items():
+        annotator = Annotator(specs, how)
+        calls = resident(annotator, specs, table, args.device)
+        for _ in range(16 if how.measured else 0):  # until the fastest parts are known
+            in_turn([*calls.values()])
+        if way == "eager":
+            rates |= {f"{kind}, resident": rate(call, turns, batch, args.device) for kind, call in calls.items()}
+        rates[f"both, resident, {way}"] = rate(partial(in_turn, [*calls.values()]), turns, batch, args.device)
+        for threads in (1, 2):
+            rates[f"actor, {way}, threads {threads}"] = fed(annotator, table, turns, threads, args.device)
+        if how.measured:
+            print(f"batch {batch:4d}  images at once: {annotator.parts}")
+        del annotator, calls
     best = max(value for name, value in rates.items() if name.startswith("both"))
     for name, value in rates.items():
         share = f"{value / best:6.2f} of the best resident pass" if name.startswith("actor") else ""
-        print(f"batch {batch:4d}  {name:20s} {value:8.1f} images/s  {share}", flush=True)
+        print(f"batch {batch:4d}  {name:28s} {value:8.1f} images/s  {share}", flush=True)
+
+
+def resident(
+    annotator: Annotator, specs: tuple[Spec, ...], table: pa.Table, device: str
+) -> dict[str, Callable[[], Any]]:
+    """A call of each model alone, on pixels that are on the device already."""
+    texts = table.column(schema.TEXT).to_pylist()
+    return {
+        spec.kind: partial(model.forward, pixels_of(table, spec.canvas.name).to(device), model.prepare(texts))
+        for spec, model in zip(specs, annotator._models, strict=True)
+    }
 
 
 def in_turn(calls: list[Callable[[], Any]]) -> None:
@@ -119,7 +135,7 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 def annotated(specs: tuple[Spec, ...], device: str, precision: str, table: pa.Table) -> dict[str, list[Any]]:
-    done = Annotator(specs, device, precision)(table)
+    done = Annotator(specs, How(device, precision))(table)
     columns: dict[str, list[Any]] = done.sort_by(schema.ROW).select(_COMPARED).to_pydict()
     return columns
 
@@ -129,7 +145,7 @@ _COMPARED = [schema.LABELS, schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING]
 
 def memory(specs: tuple[Spec, ...]) -> None:
     """With all but 6 GB of the GPU taken, a batch of 2,048 must come out whole, in parts."""
-    annotator = Annotator(specs, "cuda", "auto")
+    annotator = Annotator(specs, How("cuda", batch=2048))
     free, _ = torch.cuda.mem_get_info()
     taken = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(max(0, (free >> 30) - 6))]
     done = annotator(block(specs, 2048))

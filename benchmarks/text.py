@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs.models.dual import Embedder
+from jobs.models.fitting import Device, Fixed
 
 
 def main() -> None:
@@ -29,7 +30,9 @@ def main() -> None:
     folder = checkpoints.write(args.home / args.size, args.size)
     _, spec = checkpoints.specs(folder)
     filled = replace(spec, options={**spec.options, "reading": (64, True)})
-    model, plain = (Embedder(s, str(folder / "align"), torch.device("cpu"), torch.float32) for s in (spec, filled))
+    model, plain = (
+        Embedder(s, str(folder / "align"), Device(torch.device("cpu"), torch.float32, Fixed())) for s in (spec, filled)
+    )
     texts = corpus.texts(args.texts)
     print(f"{len(texts)} texts, {len(set(texts))} distinct, {args.size} tower, {torch.get_num_threads()} threads")
     ratios: dict[int, list[float]] = {batch: [] for batch in args.batch}

@@ -98,7 +98,7 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
 
 
 def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
-    from jobs.annotate import Annotator
+    from jobs.annotate import Annotator, How
     from jobs.render import paint_rows, render
     from jobs.run import describe_models
     from jobs.sources import Unit
@@ -108,7 +108,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, "cpu", "auto")
+    annotator = Annotator(specs, How("cpu", measured=config.compute.batch_size == "auto"))
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
     by = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,64 @@ from jobs.errors import ClusterError, Reason, Stage
 from jobs.meter import Laps
 from jobs.models import Model, Results, Spec
 from jobs.models.dual import Embedder
+from jobs.models.fitting import Device, Fixed, Pace
 from jobs.models.vit import Labeller
 from jobs.models.weights import folder_of
 
 _KINDS: dict[str, Callable[..., Model]] = {"vit": Labeller, "align": Embedder}
 
 
-class Annotator:
-    """Every model of the job, loaded once. May be called by many threads: `calls` of them are on the device at once,
-    others prepare.
+@dataclass(frozen=True)
+class How:
+    """`device` is "cuda" or "cpu", decided where the job was planned; `precision` a torch dtype's name, or "auto".
 
-    `device` is "cuda" or "cpu", decided where the job was planned: a GPU that is missing here is an error, never a
-    silent CPU run. `precision` is a torch dtype's name, or "auto"; `threads` are CPU threads for one model call.
+    So many `calls` are on the device at once, each with so many CPU `threads`. Images go through a model `batch` at
+    once, or in parts of it where `measured` finds those faster, or `compiled` for just so many.
     """
 
-    def __init__(self, specs: Sequence[Spec], device: str, precision: str, calls: int = 1, threads: int = 1) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
+    device: str
+    precision: str = "auto"
+    calls: int = 1
+    threads: int = 1
+    batch: int = 32
+    measured: bool = False
+    compiled: bool = False
+
+    def of(self, spec: Spec) -> Device:
+        """For one of the models."""
+        device, dtype = torch.device(self.device), _dtype(spec.kind, self.device, self.precision)
+        if self.compiled or not self.measured:
+            return Device(device, dtype, Fixed(self.batch), self.compiled)
+        name = torch.cuda.get_device_name() if self.device == "cuda" else f"{self.threads} CPU threads"
+        return Device(device, dtype, Pace(f"{spec.weights.revision}, {spec.kind}, {dtype}, {name}", device, self.batch))
+
+
+class Annotator:
+    """Every model of the job, loaded once. May be called by many threads: `calls` of them are on the device at once,
+    others prepare. A GPU that is missing here is an error, never a silent CPU run."""
+
+    def __init__(self, specs: Sequence[Spec], how: How) -> None:
+        if how.device == "cuda" and not torch.cuda.is_available():
             raise ClusterError("an actor was given a GPU, but CUDA cannot be used there", "is torch a CUDA build?")
-        torch.set_num_threads(threads)
-        self._specs, self._device = specs, torch.device(device)
-        self._dtypes = {spec.kind: _dtype(spec.kind, device, precision) for spec in specs}
+        torch.set_num_threads(how.threads)
+        self._specs, self._device = specs, torch.device(how.device)
+        self._on = {spec.kind: how.of(spec) for spec in specs}
         self._models = [
-            _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), self._device, self._dtypes[spec.kind])
-            for spec in specs
+            _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), self._on[spec.kind]) for spec in specs
         ]
-        self._on_device = threading.Semaphore(calls)
+        self._on_device = threading.Semaphore(how.calls)
 
     @property
     def ran_on(self) -> str:
         """Device and precisions, as recorded in the output."""
         name = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
-        names = dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in self._dtypes.values())
+        names = dict.fromkeys(str(on.dtype).removeprefix("torch.") for on in self._on.values())
         return f"{name} {', '.join(names)}"
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Images at once, for each model whose fastest number is known."""
+        return {kind: on.pace.best for kind, on in self._on.items() if on.pace.best}
 
     def __call__(self, decoded: pa.Table, laps: Laps | None = None) -> pa.Table:
         """Rows that are good get every model's columns; rejects and ends pass with nulls."""

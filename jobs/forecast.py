@@ -100,7 +100,7 @@ def forecast(
 
     Raises JobError where a run would.
     """
-    from jobs.annotate import Annotator, gpus_here
+    from jobs.annotate import Annotator, How, gpus_here
 
     storage = Storage(config.storage)
     source = discover(storage, config.source)
@@ -112,7 +112,9 @@ def forecast(
     work = plan(storage, source, ledger.read(storage, config.output.path).coverage, cores=cores)
     trial = _tried(storage, source, rows, config.fetch)
     decoded, decode_seconds = _decoded(trial, config, specs)
-    done, model_rate = _annotated(Annotator(specs, resources.device, config.compute.precision), decoded, resources)
+    measured = config.compute.batch_size == "auto"
+    how = How(resources.device, config.compute.precision, batch=resources.batch_size, measured=measured)
+    done, model_rate = _annotated(Annotator(specs, how), decoded, resources)
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)
     total, about = _rows_left(storage, source, trial, work.bytes_left)
     left = round((1000 if total < 0 else total) * trial.selected)

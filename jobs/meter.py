@@ -51,6 +51,7 @@ class Snapshot:
     ran_on: Counter[str] = field(default_factory=Counter)
     set_aside: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: dict[str, int] = field(default_factory=dict)
 
     @property
     def decoded(self) -> int:
@@ -93,6 +94,10 @@ class Meter:
     def ready(self, ran_on: str) -> None:
         """An annotate actor is ready; what it runs on."""
         self._now.ran_on[ran_on] += 1
+
+    def paced(self, parts: dict[str, int]) -> None:
+        """Images that an actor gives each of its models at once."""
+        self._now.parts |= parts
 
     def set_aside(self, shard: str, why: str) -> None:
         """A shard that storage would not give; the run goes on without it."""

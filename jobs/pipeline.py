@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from jobs import schema
 from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
-from jobs.config import JobConfig
+from jobs.config import ComputeConfig, JobConfig
 from jobs.errors import Stage
 from jobs.meter import Laps, Reporter
 from jobs.models import Spec
@@ -65,7 +65,7 @@ class Pipeline:
                 label_selector=dict(compute.decode_on),
             )
             .map_batches(
-                AnnotateActor, fn_constructor_args=(self.specs, compute.precision, r, self.report),
+                AnnotateActor, fn_constructor_args=(self.specs, compute, r, self.report),
                 batch_size=r.batch_size, batch_format="pyarrow", zero_copy_batch=True,
                 num_cpus=r.actor_cpus, max_concurrency=r.calls + 1, label_selector=dict(compute.annotate_on),
                 compute=self._pool(), **gpu,
@@ -143,11 +143,13 @@ class Decoder:
 class AnnotateActor:
     """The annotate stage; torch is imported here, on the machine that runs it, and not before."""
 
-    def __init__(self, specs: tuple[Spec, ...], precision: str, resources: Resources, report: Reporter) -> None:
-        from jobs.annotate import Annotator
+    def __init__(self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, report: Reporter) -> None:
+        from jobs.annotate import Annotator, How
 
-        self._annotator = Annotator(specs, resources.device, precision, resources.calls, resources.threads)
-        self._report = report
+        r, measured = resources, compute.batch_size == "auto"
+        how = How(r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile)
+        self._annotator = Annotator(specs, how)
+        self._report, self._said = report, dict[str, int]()
         report.send("ready", self._annotator.ran_on)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -157,6 +159,9 @@ class AnnotateActor:
         laps = Laps()
         annotated = self._annotator(decoded, laps)
         self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE), laps.seconds)
+        if (parts := self._annotator.parts) != self._said:
+            self._said = parts
+            self._report.send("paced", parts)
         return annotated
 
 

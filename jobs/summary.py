@@ -88,6 +88,7 @@ def describe_run(
         **profile(seen, resources),
         "resources": asdict(resources),
         "ran_on": dict(seen.ran_on),
+        "images_at_once": dict(seen.parts),
         "cluster": dict(cluster),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **_versions()},

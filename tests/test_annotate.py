@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.annotate import Annotator
+from jobs.annotate import Annotator, How
 from jobs.errors import ClusterError, Reason, Stage
 from jobs.meter import Laps
 from jobs.models import Spec
-from jobs.models.fitting import Fitting
 from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
 
 RAW = schema.raw(pa.string(), [pa.field("url", pa.string())])
@@ -23,7 +22,7 @@ TEXTS = ["a red circle", "a blue star above a green ring", None, " ", "a red cir
 
 
 def annotator(*specs: Spec, precision: str = "auto") -> Annotator:
-    return Annotator(specs, "cpu", precision)
+    return Annotator(specs, How("cpu", precision))
 
 
 def decoded(specs: list[Spec], rows: list[dict[str, Any]]) -> pa.Table:
@@ -125,44 +124,6 @@ def test_one_bad_row_costs_only_itself(tmp_path: Path) -> None:
     assert rows[bad[0]][schema.MESSAGE] == "NaN or infinity from align"
 
 
-class Hungry:
-    """A model that has memory for `most` rows, and says which rows it saw."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.calls: list[int] = []
-
-    def __call__(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.calls.append(len(pixels))
-        if len(pixels) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        assert torch.equal(pixels[:, 0], ids)
-        return pixels[:, 0], ids == 5
-
-
-def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.arange(count)[:, None], torch.arange(count)
-
-
-def test_a_batch_that_does_not_fit_is_cut_and_the_size_that_fits_is_remembered() -> None:
-    """One large batch on a GPU that others use too must not end the run."""
-    model = Hungry(3)
-    fitting = Fitting(model)
-    for calls in ([13, 6, 3, 3, 3, 3, 1], [3, 3, 3, 3, 1]):
-        model.calls.clear()
-        seen, broken = fitting(*rows_of(13))
-        assert model.calls == calls
-        assert seen.tolist() == list(range(13))
-        assert broken.tolist() == [row == 5 for row in range(13)]
-
-
-def test_a_single_row_that_does_not_fit_is_an_error() -> None:
-    model = Hungry(0)
-    with pytest.raises(torch.OutOfMemoryError):
-        Fitting(model)(*rows_of(4))
-    assert model.calls == [4, 2, 1]
-
-
 def test_both_culprits_are_named(tmp_path: Path) -> None:
     vit = rewrite(copy("vit", tmp_path / "vit"), classifier__bias=torch.full((64,), float("inf")))
     norm = {"vision_model__embeddings__batchnorm__bias": torch.full((32,), float("nan"))}
@@ -192,13 +153,13 @@ def test_half_precision_gives_nearly_the_same() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA works")
 def test_a_gpu_that_is_missing_is_an_error_and_no_silent_cpu_run() -> None:
     with pytest.raises(ClusterError, match="CUDA"):
-        Annotator([spec("vit")], "cuda", "auto")
+        Annotator([spec("vit")], How("cuda"))
 
 
 def test_calls_from_several_threads_give_what_each_alone_gives() -> None:
     """Two calls of one actor are under way at once: one on the device, one that prepares."""
     specs = both()
-    model = Annotator(specs, "cpu", "auto", calls=2)
+    model = Annotator(specs, How("cpu", calls=2))
     table = decoded(specs, [{schema.TEXT: f"{text} {i}"} for i in range(4) for text in TEXTS])
     slices = [table.slice(i, 3 + i % 5) for i in range(24)]
     alone = [by_row(model(part)) for part in slices]

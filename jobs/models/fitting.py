@@ -1,32 +1,141 @@
-"""A model's call that is given no more rows at once than have fitted into the device's memory so far."""
+"""A model's call in parts: as many rows at once as are fastest on this device, and never more than fit into it."""
 
+import hashlib
+import json
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 
 import torch
 
+CACHE = Path("~/.cache/coyo-jobs/parts").expanduser()
+_SIZES = tuple(4 << step for step in range(10))  # rows
+_TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
+_WORSE = 2  # sizes in a row that are slower than the best so far: larger ones are not tried
+
+
+class Pace:
+    """How many rows of a call make a part, at most `most`. Found by timing the run's own calls, then kept, and
+    remembered on this machine under `key`: on a CPU, eight rows at once may be twice as fast as 32, whose values no
+    cache can hold."""
+
+    def __init__(self, key: str, device: torch.device, most: int) -> None:
+        self._key, self._device = f"{key}, at most {most} rows, torch {torch.__version__}", device
+        self._sizes = [size for size in _SIZES if size <= most] or [most]
+        self._file = CACHE / f"{hashlib.sha256(self._key.encode()).hexdigest()[:32]}.json"
+        self._alone = threading.Lock()
+        self._seconds: dict[int, list[float]] = {}  # of a row, by size
+        self.best = self._remembered()
+
+    @contextmanager
+    def parts(self, count: int) -> Iterator[int]:
+        """The size of the parts of a call of so many rows, which is timed while the best is not known."""
+        size = self.best or self._next()
+        if self.best or size > count:
+            yield min(size, count)
+            return
+        self._synchronise()
+        since = time.perf_counter()
+        yield size
+        self._synchronise()
+        self._learn(size, (time.perf_counter() - since) / count)
+
+    def _next(self) -> int:
+        with self._alone:
+            return next((size for size in self._sizes if not self._known(size)), self._sizes[-1])
+
+    def _known(self, size: int) -> bool:
+        return len(self._seconds.get(size, ())) >= _TRIALS
+
+    def _learn(self, size: int, seconds: float) -> None:
+        with self._alone:
+            self._seconds.setdefault(size, []).append(seconds)
+            tried = [*takewhile(self._known, self._sizes)]
+            if self.best or not tried:
+                return
+            best = min(tried, key=lambda size: min(self._seconds[size]))
+            if len(tried) - 1 - tried.index(best) >= _WORSE or len(tried) == len(self._sizes):
+                self.best = best
+                self._remember(best)
+
+    def _remembered(self) -> int | None:
+        try:
+            told = json.loads(self._file.read_text())
+        except (FileNotFoundError, ValueError):  # none yet, or cut when a disk was full
+            return None
+        size = told.get("rows") if isinstance(told, dict) else None
+        return size if size in self._sizes else None
+
+    def _remember(self, size: int) -> None:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as file:
+            json.dump({"key": self._key, "rows": size}, file)
+        os.replace(file.name, self._file)
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+class Fixed:
+    """So many rows; without a number all at once."""
+
+    def __init__(self, rows: int = sys.maxsize) -> None:
+        self.best: int | None = rows
+
+    @contextmanager
+    def parts(self, count: int) -> Iterator[int]:  # noqa: ARG002
+        assert self.best is not None
+        yield self.best
+
 
 class Fitting:
-    """Wraps a function from tensors to tensors, all of n rows. The most that fitted is remembered."""
+    """Wraps a function from tensors to tensors, all of n rows. The most that fitted into memory is remembered.
 
-    def __init__(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> None:
-        self._forward = forward
+    With `padded`, it is called with whole parts only, the last one filled up: a compiled function is compiled for one
+    number of rows.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., tuple[torch.Tensor, ...]],
+        pace: Pace | Fixed,
+        *,
+        padded: bool = False,
+    ) -> None:
+        self._forward, self._pace, self._padded = forward, pace, padded
         self._most = sys.maxsize
 
     def __call__(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Raises torch.OutOfMemoryError when not even one row fits."""
+        with self._pace.parts(len(given[0])) as size:
+            return self._in_parts(given, size)
+
+    def _in_parts(self, given: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
         parts: list[tuple[torch.Tensor, ...]] = []
         done, count = 0, len(given[0])
         while done < count or not parts:
-            rows = slice(done, min(done + self._most, count))
-            results = self._try([tensor[rows] for tensor in given])
+            size = min(size, self._most)
+            rows = slice(done, min(done + size, count))
+            results = self._try([self._filled(tensor[rows], size) for tensor in given])
             if results is None:
-                self._most = (rows.stop - rows.start) // 2
+                self._most = (size if self._padded else rows.stop - rows.start) // 2
                 torch.cuda.empty_cache()  # only now: while the error was handled, its frames held their tensors
                 continue
-            parts.append(results)
+            parts.append(tuple(tensor[: rows.stop - rows.start] for tensor in results))
             done = rows.stop
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def _filled(self, part: torch.Tensor, size: int) -> torch.Tensor:
+        missing = size - len(part) if self._padded else 0
+        return torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing and len(part) else part
 
     def _try(self, given: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
         """None when there is no memory for so many rows."""
@@ -36,3 +145,19 @@ class Fitting:
             if len(given[0]) <= 1:
                 raise
             return None
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where one model runs and how: its type of numbers, the pace of its images, and whether they are compiled."""
+
+    device: torch.device
+    dtype: torch.dtype
+    pace: Pace | Fixed
+    compiled: bool = False
+
+    def fitting(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> Fitting:
+        """The model's function of n images, as it is to be called here."""
+        if not self.compiled:
+            return Fitting(forward, self.pace)
+        return Fitting(torch.compile(forward, dynamic=False), self.pace, padded=True)

@@ -60,7 +60,10 @@ class ComputeConfig(Section):
         "auto", description="auto: float32 on CPU, bfloat16 on GPUs that have it, else float16"
     )
     canvas: Literal["exact", "fast"] = Field("fast", description="exact: Pillow's pixels; fast: torch's, a level off")
-    batch_size: int | Auto = Field("auto", description="images per model call; auto: 128 on GPUs, 32 on CPU")
+    batch_size: int | Auto = Field(
+        "auto", description="images per model call; auto: 128 on GPUs, 32 on CPU, in the parts that are fastest there"
+    )
+    compile: bool = Field(False, description="true compiles the models' image parts for batch_size: minutes per actor")
     gpus: int | Auto | PoolConfig = Field(
         "auto", description="GPUs to use, one annotate actor each; auto: all; {min: 1, max: 8}: more as they come"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from jobs import pipeline
-from jobs.config import JobConfig
+from jobs.config import ComputeConfig, JobConfig
 from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.pipeline import AnnotateActor, Decoder
@@ -28,9 +28,9 @@ def here(stage: str) -> None:
 
 
 class Actor(AnnotateActor):
-    def __init__(self, specs: tuple[Spec, ...], precision: str, resources: Resources, report: Reporter) -> None:
+    def __init__(self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, report: Reporter) -> None:
         here("annotate")
-        super().__init__(specs, precision, replace(resources, device="cpu"), report)
+        super().__init__(specs, compute, replace(resources, device="cpu"), report)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         time.sleep(SECONDS)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from jobs.config import AlignConfig, VitConfig
 from jobs.demo import WEIGHTS as DEMO
 from jobs.models import Model, Results, Spec, dual, vit
+from jobs.models.fitting import Device, Fixed
 from jobs.models.weights import pin
 from jobs.storage import Storage
 
@@ -89,8 +90,12 @@ def load(kind: str, name: str | Path = "demo", dtype: str = "float32", **options
 
 
 def held(described: Spec, folder: Path) -> Model:
+    return on(described, folder, Device(torch.device("cpu"), torch.float32, Fixed()))
+
+
+def on(described: Spec, folder: Path, device: Device) -> Model:
     loaded = vit.Labeller if described.kind == "vit" else dual.Embedder
-    return loaded(described, str(folder), torch.device("cpu"), torch.float32)
+    return loaded(described, str(folder), device)
 
 
 def noise(count: int, seed: int = 0) -> torch.Tensor:
