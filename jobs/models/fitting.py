@@ -76,7 +76,7 @@ class Pace:
     def _remember(self, size: int) -> None:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as file:
-            json.dump({"key": self._key, "rows": size}, file)
+            json.dump({"of": self._key, "rows": size}, file)
         os.replace(file.name, self._file)
 
     def _synchronise(self) -> None:
