@@ -60,7 +60,9 @@ def _start(options: dict[str, Any]) -> None:
     Python prints meanwhile still arrives."""
     shown, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     before = sys.stderr
-    with os.fdopen(os.dup(2), "w", buffering=1) as sys.stderr:
+    with os.fdopen(os.dup(2), "w", buffering=1) as elsewhere:
+        if before is sys.__stderr__:  # one that was put there has a place of its own
+            sys.stderr = elsewhere
         os.dup2(null, 2)
         try:
             ray.init(**options)
