@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import warnings
@@ -139,14 +138,14 @@ def test_a_wrong_recipe_is_an_event_with_the_exit_code(capfd: pytest.CaptureFixt
     assert (event["message"], event["hint"][:14]) == ("nowhere.yaml: no such recipe", "coyo-jobs init")
 
 
-def test_a_whole_run_in_events(ray_session: None, scenes_parquet: Path, tmp_path: Path) -> None:
-    """In a process of its own, as it is started: with a Ray of its own, and whatever that prints."""
+def test_a_whole_run_in_events(
+    ray_session: None, scenes_parquet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a Ray of its own, and stopped: tests/test_run.py."""
     (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml"), "--log", "json"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    said = events(ended.stderr)
+    assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == 0
+    out, err = capfd.readouterr()
+    said = events(err)
     assert [e["event"] for e in said] == ["source", "model", "model", "plan", "shard", "shard", "shard", "finished"]
     summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
     assert {event["run"] for event in said} == {summary["run"]["id"]}
@@ -159,4 +158,4 @@ def test_a_whole_run_in_events(ray_session: None, scenes_parquet: Path, tmp_path
         reasons |= {reason: reasons.get(reason, 0) + count for reason, count in event["reasons"].items()}
     assert reasons == summary["reasons"] == said[-1]["reasons"]
     assert len(reasons) == 3
-    assert ended.stdout.startswith("116 rows and 4 rejects from 3 shards in ")
+    assert out.startswith("116 rows and 4 rejects from 3 shards in ")
