@@ -4,27 +4,36 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from cluster.nodes import Node, alive
+
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 
 
-@contextmanager
-def session() -> Iterator[Callable[[], Mapping[str, float]]]:
-    """Starts Ray in the background; what is yielded waits for it, and says what the cluster has: {"CPU": 2.0, ...}.
+@dataclass(frozen=True)
+class Session:
+    """A Ray to run on. `nodes` waits until it is there; one of our `own`, on this machine, gets no more of them."""
 
-    With RAY_ADDRESS set, as in a submitted job, that cluster is used. A Ray that was started here is stopped again.
-    """
+    own: bool
+    nodes: Callable[[], list[Node]]
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """Starts Ray in the background. With RAY_ADDRESS set, as in a submitted job, that cluster is used. A Ray that was
+    started here is stopped again."""
     for name in _NOISY:  # what fails is raised, and reported once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
-        yield ray.cluster_resources
+        yield Session(False, alive)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
         raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
@@ -41,15 +50,14 @@ def session() -> Iterator[Callable[[], Mapping[str, float]]]:
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(_start, options)
 
-        def cluster() -> Mapping[str, float]:
+        def nodes() -> list[Node]:
             starting.result()
             # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
             ray._private.worker._worker_logs_enabled = False
-            resources: Mapping[str, float] = ray.cluster_resources()
-            return resources
+            return alive()
 
         try:
-            yield cluster
+            yield Session(not address, nodes)
         finally:
             wait([starting])
             ray.shutdown()

@@ -16,22 +16,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from jobs.errors import ConfigError
-from jobs.sections import (
-    AlignConfig,
-    ComputeConfig,
-    DatasetConfig,
-    DecodeConfig,
-    FetchConfig,
-    LimitsConfig,
-    ModelsConfig,
-    OutputConfig,
-    SampleConfig,
-    Section,
-    SourceConfig,
-    StorageConfig,
-    VitConfig,
-    ZeroShotConfig,
-)
+from jobs.sections.base import Section
+from jobs.sections.models import AlignConfig, ModelsConfig, VitConfig, ZeroShotConfig
+from jobs.sections.run import ComputeConfig, LimitsConfig, OutputConfig, PoolConfig, StorageConfig
+from jobs.sections.source import DatasetConfig, DecodeConfig, FetchConfig, SampleConfig, SourceConfig
 
 __all__ = [
     "AlignConfig",
@@ -43,6 +31,7 @@ __all__ = [
     "LimitsConfig",
     "ModelsConfig",
     "OutputConfig",
+    "PoolConfig",
     "SampleConfig",
     "SourceConfig",
     "StorageConfig",

@@ -13,7 +13,7 @@ from cluster.survey import Machine, survey
 from jobs.config import JobConfig
 from jobs.errors import JobError
 from jobs.identity import check_output
-from jobs.pipeline import decide
+from jobs.resources import decide
 from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -45,9 +45,9 @@ def examine(config: JobConfig) -> Iterator[Finding]:
         yield _try("clock", partial(_store_clock, storage, path))
     yield _try("models", lambda: _models(storage, config))
     try:
-        with local.session() as cluster:
-            resources = dict(cluster())
-            yield _try("resources", lambda: str(decide(config.compute, config.output, resources)))
+        with local.session() as session:
+            nodes = session.nodes()
+            yield _try("resources", lambda: str(decide(config.compute, config.output, nodes, grows=not session.own)))
             yield from _machines(survey(_PACKAGES))
     except ConnectionError as exc:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")

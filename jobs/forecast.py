@@ -12,16 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.nodes import Node
 from jobs import ledger, provenance, schema
 from jobs.canvas import Pixels
 from jobs.config import FetchConfig, JobConfig
 from jobs.errors import SourceError
 from jobs.models import Spec
-from jobs.pipeline import Resources, decide
 from jobs.plan import plan
 from jobs.progress import clock
 from jobs.provenance import by_shard
 from jobs.render import paint_rows, render
+from jobs.resources import Resources, decide
 from jobs.run import describe_models
 from jobs.sources import Shard, Source, Unit, parquet
 from jobs.sources.discover import discover, read
@@ -106,7 +107,8 @@ def forecast(
     specs = describe_models(config, storage)
     cores = cpus or os.cpu_count() or 1
     here = gpus_here()
-    resources = decide(config.compute, config.output, {"CPU": max(2, cores), "GPU": here and (gpus or here)})
+    anywhere = config.compute.model_copy(update={"annotate_on": {}, "decode_on": {}})
+    resources = decide(anywhere, config.output, [Node("here", max(2, cores), here and (gpus or here))])
     work = plan(storage, source, ledger.read(storage, config.output.path).coverage, cores=cores)
     trial = _tried(storage, source, rows, config.fetch)
     decoded, decode_seconds = _decoded(trial, config, specs)

@@ -10,6 +10,7 @@ from ray.util.metrics import Counter, Gauge
 from jobs import schema
 from jobs.errors import Stage
 from jobs.meter import Snapshot
+from jobs.resources import Resources
 
 _COUNTERS = {
     "coyo_jobs_rows": ("rows that a stage has given", schema.REJECT_STAGE),
@@ -24,10 +25,10 @@ _GAUGES = {
 
 
 class Metrics:
-    """`calls` are the model calls that the pool can have under way at once."""
+    """Of one run on these resources, with so many shards to read."""
 
-    def __init__(self, output: str, shards: int, calls: int) -> None:
-        self._shards, self._calls = shards, calls
+    def __init__(self, output: str, shards: int, resources: Resources) -> None:
+        self._shards, self._resources = shards, resources
         self._counters = {n: Counter(n, says, ("output", tag)) for n, (says, tag) in _COUNTERS.items()}
         self._gauges = {name: Gauge(name, says, ("output",)) for name, says in _GAUGES.items()}
         for metric in (*self._counters.values(), *self._gauges.values()):
@@ -42,7 +43,7 @@ class Metrics:
                 self._counters[name].inc(more, {_COUNTERS[name][1]: value})
                 self._before[name, value] = total
         self._gauges["coyo_jobs_shards_left"].set(self._shards - seen.finished_shards)
-        self._gauges["coyo_jobs_device_waiting_ratio"].set(waiting(seen, self._calls))
+        self._gauges["coyo_jobs_device_waiting_ratio"].set(waiting(seen, self._resources))
 
 
 def totals(seen: Snapshot) -> dict[tuple[str, str], float]:
@@ -56,9 +57,10 @@ def totals(seen: Snapshot) -> dict[tuple[str, str], float]:
     return found | {("coyo_jobs_phase_seconds", phase): seconds for phase, seconds in phases.items()}
 
 
-def waiting(seen: Snapshot, calls: int) -> float:
-    """0 when every call that fits was always under way, 1 when none was."""
+def waiting(seen: Snapshot, resources: Resources) -> float:
+    """0 when every call that the pool can have under way at once always was, 1 when none was."""
     tally = seen.stages.get(Stage.ANNOTATE.value)
     if tally is None or tally.last <= tally.first:
         return 0.0
+    calls = resources.with_ready(sum(seen.ran_on.values())).actors * resources.calls
     return max(0.0, 1.0 - tally.phases.get("forward", 0.0) / (calls * (tally.last - tally.first)))

@@ -9,7 +9,6 @@ sink      write tasks, annotated rows -> Parquet objects             a sliver of
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,80 +20,19 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from jobs import provenance, schema
 from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
-from jobs.config import ComputeConfig, JobConfig, OutputConfig
-from jobs.errors import ClusterError, Stage
+from jobs.config import JobConfig
+from jobs.errors import Stage
 from jobs.meter import Laps, Reporter, Shares
 from jobs.models import Spec
 from jobs.plan import Task
 from jobs.render import Render, paint_rows, render
+from jobs.resources import WRITE_CPUS, Resources
 from jobs.sources import Layout
 from jobs.sources.datasource import Reader, ShardDatasource
 from jobs.storage import Storage
 
-_WRITE_CPUS = 0.25  # a write waits for the network, not for a core
-_CPU_CALLS = 4
-_FEWEST = 2  # CPUs
 _RETRIES = 16  # of a task whose process died: each shard of it may kill one
 _RESULT_BYTES = 8 << 10  # one annotated row, generously
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What runs on what, decided once. An actor runs so many `calls` of its models at once, each with so many CPU
-    `threads`, and prepares one more."""
-
-    device: str
-    actors: int
-    actor_cpus: float
-    calls: int
-    threads: int
-    decode_cpus: int
-    batch_size: int
-    rows_per_file: int
-
-    def __str__(self) -> str:
-        count, kind = (
-            (self.actors, "GPU") if self.device == "cuda" else (self.actors * self.calls * self.threads, "CPU")
-        )
-        pool = f"{count} {kind}{'s' * (count != 1)}"
-        cpus = f"{self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
-        return f"annotate on {pool}, batches of {self.batch_size}; decode on {cpus}"
-
-
-def decide(compute: ComputeConfig, output: OutputConfig, cluster: Mapping[str, float]) -> Resources:
-    """From the recipe and what Ray says the cluster has. Raises ClusterError when what was asked for is not there."""
-    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
-    wanted = gpus if compute.gpus == "auto" else compute.gpus
-    if compute.device == "cuda" and not gpus:
-        raise ClusterError(
-            "compute.device is cuda, but Ray sees no GPU", "compute.device: auto runs on CPU where there is none"
-        )
-    if compute.device != "cpu" and wanted > gpus:
-        raise ClusterError(f"compute.gpus is {wanted}, but Ray sees {gpus}", "compute.gpus: auto takes what is there")
-    if compute.device == "cpu" or not gpus:
-        device, actors = "cpu", max(1, cpus // 16)
-        # Threads of one call wait for each other, and for the decoders beside them: several calls of few are faster.
-        calls = max(1, min(_CPU_CALLS, cpus // actors))
-        actor_cpus, threads = cpus / (2 * actors), max(1, cpus // (actors * calls))
-    else:
-        device, actors, actor_cpus, calls, threads = "cuda", wanted, 0.5, 1, 2
-    if cpus < _FEWEST:
-        raise ClusterError(
-            f"Ray sees {cpus} CPU; a job needs {_FEWEST}: one to decode, and some for the rest",
-            "start Ray with more: ray start --num-cpus, or num_cpus of its nodes",
-        )
-    actor_cpus = min(actor_cpus, (cpus - 1 - _WRITE_CPUS) / actors)  # decoding always gets a core
-    free = max(1, int(cpus - actors * actor_cpus - _WRITE_CPUS))
-    return Resources(
-        device=device,
-        actors=actors,
-        calls=calls,
-        actor_cpus=actor_cpus,
-        threads=threads,
-        decode_cpus=free if compute.decode_cpus == "auto" else min(compute.decode_cpus, free),
-        batch_size=_or(compute.batch_size, 128 if device == "cuda" else 32),
-        rows_per_file=_or(output.rows_per_file, _rows_per_file(device, output)),
-    )
 
 
 @dataclass(frozen=True)
@@ -108,34 +46,44 @@ class Pipeline:
     report: Reporter
 
     def build(self, tasks: tuple[Task, ...]) -> ray.data.Dataset:
-        r = self.resources
+        r, compute = self.resources, self.config.compute
         self._settle()
         # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
         read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
-        pool = {"num_gpus": 1} if r.device == "cuda" else {}
+        gpu = {"num_gpus": 1} if r.device == "cuda" else {}
         storage, set_aside = Storage(self.config.storage), self.config.limits.unreadable_shards == "set_aside"
         reader = Reader(storage, self.layout, self.report, self.config.fetch, set_aside)
         return (
             ray.data.read_datasource(
                 ShardDatasource(tasks, reader), override_num_blocks=len(tasks), num_cpus=read_cpus,
-                compute=TaskPoolStrategy(r.decode_cpus), ray_remote_args={"max_retries": _RETRIES},
+                compute=TaskPoolStrategy(r.decode_cpus), label_selector=dict(compute.decode_on),
+                ray_remote_args={"max_retries": _RETRIES},
             )
             .map_batches(
                 Decoder(self.config, self.specs, self.report).decode, batch_size=None, batch_format="pyarrow",
                 zero_copy_batch=True, num_cpus=1, compute=TaskPoolStrategy(r.decode_cpus), max_retries=_RETRIES,
+                label_selector=dict(compute.decode_on),
             )
             .map_batches(
-                AnnotateActor, fn_constructor_args=(self.specs, self.config.compute.precision, r, self.report),
+                AnnotateActor, fn_constructor_args=(self.specs, compute.precision, r, self.report),
                 batch_size=r.batch_size, batch_format="pyarrow", zero_copy_batch=True,
-                num_cpus=r.actor_cpus, max_concurrency=r.calls + 1,
-                compute=ActorPoolStrategy(size=r.actors, enable_true_multi_threading=True), **pool,
+                num_cpus=r.actor_cpus, max_concurrency=r.calls + 1, label_selector=dict(compute.annotate_on),
+                compute=self._pool(), **gpu,
             )
         )  # fmt: skip
+
+    def _pool(self) -> ActorPoolStrategy:
+        r = self.resources
+        if r.first is None:
+            return ActorPoolStrategy(size=r.actors, enable_true_multi_threading=True)
+        return ActorPoolStrategy(
+            min_size=r.first, initial_size=r.first, max_size=r.actors, enable_true_multi_threading=True
+        )
 
     def write(self, dataset: ray.data.Dataset, sink: ray.data.Datasink[None], run: str) -> None:
         """Under the run's name on Ray's dashboard, and in Ray Data's metrics."""
         dataset.set_name(run)
-        dataset.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
+        dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPUS})
 
     def _settle(self) -> None:
         """Blocks about as big as a batch, so that the pool starts with the first one; and a quiet Ray Data."""
@@ -145,6 +93,7 @@ class Pipeline:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
+        context.execution_no_progress_timeout_s = -1  # the run's own watch knows what is waited for
         # max_retries has no parameter of its own in this version of Ray, which asks to use that one instead.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
 
@@ -230,13 +179,3 @@ def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, Shares]:
     for name, reason in zip(*(rejects.column(name).to_pylist() for name in (schema.SHARD, schema.REASON)), strict=True):
         shares[name][1][reason] += 1
     return rows.num_rows, shares
-
-
-def _rows_per_file(device: str, output: OutputConfig) -> int:
-    """With images, 2048 of COYO's are about 0.1 GB: a writer holds them all."""
-    rows = 8192 if device == "cuda" else 1024
-    return rows if output.keep_images == "none" else min(rows, 2048)
-
-
-def _or(value: int | Any, otherwise: int) -> int:
-    return value if isinstance(value, int) else otherwise

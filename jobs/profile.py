@@ -5,7 +5,7 @@ from typing import Any
 
 from jobs.errors import Stage
 from jobs.meter import Snapshot, Tally
-from jobs.pipeline import Resources
+from jobs.resources import Resources
 
 _ENOUGH = 0.95  # of what the devices take: more input would hardly be noticed
 
@@ -13,6 +13,7 @@ _ENOUGH = 0.95  # of what the devices take: more input would hardly be noticed
 def profile(seen: Snapshot, resources: Resources) -> dict[str, Any]:
     """For each stage: rows, rows/s while it was at work, the share of that time its workers were busy, and `could`,
     the rows/s they would give without ever waiting. For annotate also the seconds of each phase of a call."""
+    resources = resources.with_ready(sum(seen.ran_on.values()))
     source, decode, annotate, sink = (seen.stages.get(stage.value, Tally()) for stage in _ORDER)
     feeding = source.busy + decode.busy  # they share the cores
     stages = {

@@ -26,7 +26,8 @@ STALE = 60.0  # seconds without a sign of life
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `total` is 0 while unknown; `about` says it is an estimate; seconds are since the run began."""
+    """Where a run is. `total` is 0 while unknown; `about` says it is an estimate; seconds are since the run began.
+    `waiting` is what it waits for, as GPUs that are still coming."""
 
     run: str
     state: str
@@ -40,25 +41,35 @@ class Progress:
     shards: int
     reasons: dict[str, int]
     stages: dict[str, Any] = field(default_factory=dict)
+    waiting: str = ""
     host: str = field(default_factory=socket.gethostname)
     updated: float = field(default_factory=time.time)
 
     @property
     def counts(self) -> dict[str, Any]:
         """For a log: `rows` are all that are done, with the `rejects` among them."""
-        shown = ("state", "rows", "total", "reasons", "rate", "seconds", "seconds_left", "shards_read")
-        counts = {name: getattr(self, name) for name in shown}
+        shown = ("state", "rows", "total", "reasons", "rate", "seconds", "seconds_left", "shards_read", "waiting")
+        counts = {n: round(v, 2) if isinstance(v := getattr(self, n), float) else v for n in shown}
         return counts | {"rejects": sum(self.reasons.values()), "shards_left": self.shards - self.shards_read}
 
     def __str__(self) -> str:
-        if not self.rate and self.state == "running":
+        if self.state == "waiting":
+            return f"{self.seconds:.0f} s  waiting: {self.waiting}"
+        if not self.rate and self.state == "running" and not self.waiting:
             return f"{self.seconds:.0f} s  starting: the models are loading"
         total = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
         parts = [f"{self.rows:,}{total} rows", f"{self.rate:,.1f} rows/s", f"{sum(self.reasons.values()):,} rejects"]
         parts.append(f"{self.shards_read:,} of {self.shards:,} shards read")
         if self.seconds_left is not None and self.state == "running":
             parts.append(f"{clock(self.seconds_left)} left")
+        if self.waiting:
+            parts.append(f"waiting for {self.waiting}")
         return "  ".join(parts if self.state == "running" else [self.state, *parts])
+
+
+def before(run: str, waiting: str, seconds: float) -> Progress:
+    """Of a run that cannot begin yet."""
+    return Progress(run, "waiting", 0, 0, False, 0.0, seconds, None, 0, 0, {}, waiting=waiting)
 
 
 def progress(*, run: str, state: str, seen: Snapshot, work: Work, seconds: float) -> Progress:

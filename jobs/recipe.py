@@ -1,4 +1,4 @@
-"""The commented recipe that `coyo-jobs init` writes; every comment is the key's own description in sections.py."""
+"""The commented recipe that `coyo-jobs init` writes; every comment is the key's own description in sections/."""
 
 from typing import Any
 

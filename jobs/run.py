@@ -4,15 +4,17 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
 
 from cluster import local
+from cluster.local import Session
+from cluster.nodes import totals
 from jobs import __version__, identity, images, ledger, log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
@@ -22,15 +24,16 @@ from jobs.meter import Reporter
 from jobs.metrics import Metrics
 from jobs.models import Spec
 from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
-from jobs.pipeline import Pipeline, Resources, decide
+from jobs.pipeline import Pipeline
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Send, cause, metering
+from jobs.resources import Resources, missing_gpus, settle
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 from jobs.summary import Summary, describe_run, summarise
-from jobs.watch import Watch
+from jobs.watch import Waiting, Watch
 
 
 def run(config: JobConfig, part: Part | None = None) -> Summary:
@@ -52,8 +55,8 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
         log.say("output", f"already complete: {config.output.path}")
         return _told(job.finalise(committed, {}))
     try:
-        with local.session() as cluster:  # Ray starts while the models are described
-            return _told(_Job.of(config, storage, source, part).run(cluster, run_id))
+        with local.session() as session:  # Ray starts while the models are described
+            return _told(_Job.of(config, storage, source, part).run(session, run_id))
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
@@ -98,7 +101,7 @@ class _Job:
         identity.claim(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
-    def run(self, cluster: Callable[[], Mapping[str, float]], run_id: str) -> Summary:
+    def run(self, session: Session, run_id: str) -> Summary:
         """Under the lease: nobody else writes these shards."""
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
@@ -108,7 +111,7 @@ class _Job:
             committed = self.mended()
             if not ledger.missing(committed.coverage, self.shards):
                 return self.finalise(committed, {})
-            return self.execute(run_id, lease, committed, cluster())
+            return self.execute(run_id, lease, committed, session)
         finally:
             with suppress(StorageError):  # it ends by itself, and must not hide what the run ends with
                 lease.release()
@@ -127,14 +130,18 @@ class _Job:
         now = ledger.read(self.storage, self.path)
         return self._drop(now.overlapping(), now)
 
-    def execute(self, run: str, lease: Lease, committed: Ledger, cluster: Mapping[str, float]) -> Summary:
+    def execute(self, run: str, lease: Lease, committed: Ledger, session: Session) -> Summary:
         began, cpu = time.monotonic(), time.process_time()
-        resources = decide(self.config.compute, self.config.output, cluster)
+        waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
+        resources = settle(self.config.compute, self.config.output, session, waiting.tell)
+        if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
+            log.say("note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
+        cluster = totals(session.nodes())
         cores = int(cluster.get("CPU", 1))
         work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
         left = work.shards - work.shards_done
         log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
-        watch = self._stream(work, resources, run, lease)
+        watch = self._stream(work, resources, run, lease, session)
         now = self._settled(committed, run)
         if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
             watch.publish("incomplete")
@@ -155,14 +162,15 @@ class _Job:
         watch.publish("finished")
         return summary
 
-    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease) -> Watch:
+    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease, session: Session) -> Watch:
         """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
         with metering() as meter:
             report = Reporter(Send(meter), Ask(meter))
             pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
             sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
-            metrics = Metrics(self.path, work.shards - work.shards_done, resources.actors * resources.calls)
-            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics)
+            metrics = Metrics(self.path, work.shards - work.shards_done, resources)
+            missing = partial(missing_gpus, self.config.compute, resources, session)
+            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, missing)
             try:
                 with watch.watching():
                     pipeline.write(pipeline.build(work.tasks), sink, run)

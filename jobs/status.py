@@ -9,6 +9,8 @@ from jobs.paths import SUCCESS, join
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
 
+_AT_WORK = ("waiting", "running", "stopping")
+
 
 def status(output: str, *, as_json: bool) -> tuple[str, bool]:
     """What to print, and whether all is well: finished, or running with a recent sign of life. Raises OutputError."""
@@ -24,10 +26,10 @@ def status(output: str, *, as_json: bool) -> tuple[str, bool]:
     for part in parts:
         lines.append(f"  {part.run} on {part.host}  {part}")
         lines += [f"    rejected {count:>9,}  {reason}" for reason, count in part.reasons.items()]
-        if part.state in ("running", "stopping") and not _alive(part):
+        if part.state in _AT_WORK and not _alive(part):
             lines.append(f"    no sign of life for {clock(time.time() - part.updated)}: run the same command to go on")
     return "\n".join(lines), healthy
 
 
 def _alive(part: Progress) -> bool:
-    return part.state == "finished" or (part.state in ("running", "stopping") and time.time() - part.updated < STALE)
+    return part.state == "finished" or (part.state in _AT_WORK and time.time() - part.updated < STALE)

@@ -12,8 +12,8 @@ from jobs.ledger import Ledger
 from jobs.meter import Snapshot
 from jobs.models import Spec
 from jobs.paths import REJECTS, ROWS
-from jobs.pipeline import Resources
 from jobs.profile import profile
+from jobs.resources import Resources
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 
@@ -88,7 +88,7 @@ def describe_run(
         **profile(seen, resources),
         "resources": asdict(resources),
         "ran_on": dict(seen.ran_on),
-        "cluster": {name: amount for name, amount in cluster.items() if not name.startswith("node:")},
+        "cluster": dict(cluster),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **_versions()},
     }

@@ -10,32 +10,33 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from types import FrameType
 from typing import Any
 
 from jobs import log, schema
 from jobs.config import JobConfig
-from jobs.errors import Interrupted, JobError, OutputError, Stage, StorageError
+from jobs.errors import ClusterError, Interrupted, JobError, OutputError, Stage, StorageError
 from jobs.lease import SECONDS, Lease
 from jobs.meter import Snapshot, Tally
 from jobs.metrics import Metrics
 from jobs.plan import Work
-from jobs.progress import Display, Progress, progress, publish
+from jobs.progress import Display, Progress, before, progress, publish
 from jobs.remote import Ask, look
 from jobs.storage import Storage
 
 GRACE = 60.0  # seconds for what is in flight
-_TICK, _PUBLISH_EVERY = 0.5, 5.0
+_TICK, _PUBLISH_EVERY, _TELL_EVERY = 0.5, 5.0, 30.0  # seconds
 
 
 @dataclass
 class Watch:
     """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end;
-    `metrics` show its counts to Prometheus."""
+    `metrics` show its counts to Prometheus; `missing` says what the cluster has lost, and is expected back."""
 
     run: str
     part: str
@@ -45,12 +46,15 @@ class Watch:
     lease: Lease
     meter: Any
     metrics: Metrics
+    missing: Callable[[], str] = str
     seen: Snapshot = field(default_factory=Snapshot)
     stopped: JobError | None = None
     _began: float = field(default_factory=time.monotonic)
     _stopped_at: float | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _told: tuple[int, int] = (0, 0)  # notes and shards
+    _stall: "Stall" = field(default_factory=lambda: Stall())
+    _waiting: str = ""
 
     @contextmanager
     def watching(self) -> Iterator["Watch"]:
@@ -72,7 +76,8 @@ class Watch:
 
     def now(self, state: str) -> Progress:
         seconds = time.monotonic() - self._began
-        return progress(run=self.run, state=state, seen=self.seen, work=self.work, seconds=seconds)
+        now = progress(run=self.run, state=state, seen=self.seen, work=self.work, seconds=seconds)
+        return replace(now, waiting=self._waiting)
 
     @property
     def _state(self) -> str:
@@ -87,6 +92,7 @@ class Watch:
                 self._mind_rejects()
                 if time.monotonic() - published >= _PUBLISH_EVERY:
                     published = time.monotonic()
+                    self._mind_stall()
                     renewed = self._keep(renewed)
                 if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE:
                     self._over.set()
@@ -143,6 +149,17 @@ class Watch:
         why.about["worst_shards"] = Ask(self.meter)("worst") or {}
         self.stop(why)
 
+    def _mind_stall(self) -> None:
+        """Ray's own timeout would end a run that waits for a spot node; this one knows what it waits for."""
+        quiet, self._waiting = self._stall.seconds(self.seen), self.missing()
+        if self._waiting:
+            limit, name, why = self.config.compute.wait_seconds, "compute.wait_seconds", f" for {self._waiting}"
+        else:
+            limit, name, why = self.config.limits.stalled_seconds, "limits.stalled_seconds", ""
+        if quiet > limit:
+            hint = "the same command goes on where it was; coyo-jobs doctor looks at the machines"
+            self.stop(ClusterError(f"no row was read, decoded or annotated for {quiet:,.0f} s ({name}){why}", hint))
+
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM stop in order; a second one stops at once."""
@@ -162,3 +179,41 @@ class Watch:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class Stall:
+    """Since when nothing has moved."""
+
+    def __init__(self) -> None:
+        self._moved, self._since = -1, time.monotonic()
+
+    def seconds(self, seen: Snapshot) -> float:
+        moved = sum(tally.rows for tally in seen.stages.values()) + seen.finished_shards + sum(seen.ran_on.values())
+        if moved != self._moved:
+            self._moved, self._since = moved, time.monotonic()
+        return time.monotonic() - self._since
+
+
+@dataclass
+class Waiting:
+    """A run that cannot begin yet: says what it waits for, there and in the output, and keeps its lease."""
+
+    run: str
+    part: str
+    storage: Storage
+    output: str
+    lease: Lease
+    _told: float = -inf
+    _published: float = -inf
+
+    def tell(self, why: str, seconds: float) -> None:
+        """Raises OutputError when another run has taken the lease."""
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY:
+            self._told = now
+            log.say("waiting", f"{why}; {seconds:,.0f} s (compute.wait_seconds)", seconds=seconds)
+        if now - self._published >= _PUBLISH_EVERY:
+            self._published = now
+            with suppress(StorageError):  # for a moment; a lease that is lost is found out at the next try
+                publish(self.storage, self.output, self.part, before(self.run, why, seconds))
+                self.lease.renew()

@@ -13,8 +13,14 @@ import ray
 from jobs import metrics
 from jobs.meter import Snapshot, Tally
 from jobs.metrics import Metrics, totals, waiting
+from jobs.resources import Resources
 
 DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana.json"
+
+
+def on(calls: int) -> Resources:
+    """One actor that has so many calls under way at once."""
+    return Resources("cpu", 1, 0.5, calls, 1, 1, 32, 1024)
 
 
 def seen(rows: int) -> Snapshot:
@@ -45,13 +51,13 @@ def test_totals_are_those_of_the_stages_the_reasons_and_the_phases() -> None:
 
 @pytest.mark.parametrize(("calls", "share"), [(1, 0.5), (2, 0.75)])
 def test_a_device_waits_when_no_call_is_under_way(calls: int, share: float) -> None:
-    assert waiting(seen(40), calls) == pytest.approx(share)
-    assert waiting(Snapshot(), calls) == 0.0
+    assert waiting(seen(40), on(calls)) == pytest.approx(share)
+    assert waiting(Snapshot(), on(calls)) == 0.0
 
 
 def test_what_is_counted_arrives_at_the_metrics_port_once(ray_session: None, tmp_path: Path) -> None:
     output = str(tmp_path / "out")
-    said = Metrics(output, 7, 2)
+    said = Metrics(output, 7, on(2))
     for rows in (10, 40, 40):
         said.show(seen(rows))
     deadline = time.monotonic() + 30

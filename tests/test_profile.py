@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from jobs.meter import Meter
-from jobs.pipeline import Resources
 from jobs.profile import profile
+from jobs.resources import Resources
 
 GPU = Resources("cuda", 2, 0.5, 1, 2, 12, 128, 8192)
 CPU = Resources("cpu", 1, 0.5, 2, 1, 2, 32, 1024)

@@ -6,9 +6,10 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from jobs.demo import WEIGHTS as DEMO
 from jobs.errors import CheckpointError
@@ -74,17 +75,13 @@ def _fetch(kind: str, name: str, storage: Storage) -> str:
         raise CheckpointError(f"{name}: nothing there", "check the bucket and the folder's name")
     listing = hashlib.sha256(repr([(entry.path, entry.size, entry.etag) for entry in listed]).encode()).hexdigest()[:16]
     target = CACHE / f"{kind}-{listing}"
-    if not target.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        partial = tempfile.mkdtemp(dir=CACHE)
-        try:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):  # a node's actors start at once: one fetches, the others wait for it
+        if not target.is_dir():
+            partial = f"{target}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             storage.fetch_folder(name, partial)
             os.rename(partial, target)
-        except OSError:
-            if not target.is_dir():  # else another process on this machine was first
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return str(target)
 
 

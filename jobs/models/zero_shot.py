@@ -9,7 +9,7 @@ import torch
 from jobs.config import ZeroShotConfig
 from jobs.errors import CheckpointError, ConfigError, StorageError
 from jobs.models.vectors import unit
-from jobs.sections import distinct
+from jobs.sections.models import distinct
 from jobs.storage import Storage
 
 _LABELS_PER_CALL = 1024

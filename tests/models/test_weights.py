@@ -1,7 +1,11 @@
 """Where checkpoints come from, and that what was pinned is what runs."""
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -12,8 +16,10 @@ from jobs.models import weights
 from jobs.models.weights import folder_of, pin
 from jobs.storage import Storage
 from tests.conftest import put_folder
+from tests.faulty_s3 import FaultyS3, delay
 from tests.models.checkpoints import copy, hub_align, rewrite, tensors
 
+ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -101,7 +107,46 @@ def test_a_bucket_folder_is_fetched_once_and_has_the_digest_of_its_files(bucket:
     travelled = pickle.loads(pickle.dumps(pinned))
     assert folder_of("align", travelled) == pin("align", path + "/", pinned.revision, Storage())[1] == folder
     assert {file: file.stat().st_mtime_ns for file in Path(folder).iterdir()} == before
-    assert [each for each in cache.iterdir() if str(each) != folder] == []
+    assert [each.suffix for each in cache.iterdir() if str(each) != folder] == [".lock"]
+
+
+_ACTOR = """
+import sys
+from jobs.config import StorageConfig
+from jobs.models.weights import Weights, folder_of
+from jobs.storage import Storage
+name, revision, endpoint = sys.argv[1:]
+print(folder_of("align", Weights(name, revision, Storage(StorageConfig(endpoint_url=endpoint)))))
+"""
+
+
+def test_actors_that_start_together_fetch_the_weights_of_their_machine_once(
+    s3: str, bucket: str, tmp_path: Path
+) -> None:
+    """Eight actors that each fetched two gigabytes would wait eight times as long, and fill the disk meanwhile."""
+    path = put(WEIGHTS / "align", f"{bucket}/models/align")
+    revision = pin("align", "demo", None, Storage())[0].revision
+    (tmp_path / ".cache/coyo-jobs/weights").mkdir(parents=True)
+    with FaultyS3(s3) as store:
+        store.on("GET", "model.safetensors", delay(1.0))
+        command = [sys.executable, "-c", _ACTOR, path, revision, store.endpoint]
+        actors = [
+            subprocess.Popen(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=ROOT, text=True, stdout=PIPE)
+            for _ in range(3)
+        ]
+        folders = {actor.communicate(timeout=120)[0].strip() for actor in actors}
+        assert len(folders) == 1
+        assert store.asked("GET", "model.safetensors") == 1
+    assert sorted(each.name for each in Path(folders.pop()).iterdir()) == sorted(os.listdir(WEIGHTS / "align"))
+
+
+def test_what_a_killed_fetch_left_is_not_taken_for_weights(bucket: str, cache: Path) -> None:
+    path = put(WEIGHTS / "vit", f"{bucket}/vit")
+    folder = pin("vit", path, None, Storage())[1]
+    os.rename(folder, f"{folder}.partial")
+    (Path(f"{folder}.partial") / "model.safetensors").write_bytes(b"half")
+    assert pin("vit", path, None, Storage())[0].revision == pin("vit", "demo", None, Storage())[0].revision
+    assert not Path(f"{folder}.partial").exists()
 
 
 def test_a_changed_bucket_folder_is_refused(bucket: str, cache: Path, tmp_path: Path) -> None:

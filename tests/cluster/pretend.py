@@ -1,0 +1,49 @@
+"""A run whose GPU actors compute on a CPU, for clusters whose GPUs are only said to be there.
+
+    python -m tests.cluster.pretend JOB SEEN SECONDS
+
+runs the recipe on the cluster of RAY_ADDRESS, each batch taking SECONDS more; there is a file SEEN/STAGE for each kind
+of node that a stage ran on, as annotate-gpu.
+"""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from jobs import pipeline
+from jobs.config import JobConfig
+from jobs.meter import Reporter
+from jobs.models import Spec
+from jobs.pipeline import AnnotateActor, Decoder
+from jobs.resources import Resources
+from jobs.run import run
+
+
+def here(stage: str) -> None:
+    (SEEN / f"{stage}-{os.environ['RAY_NODE_TYPE_NAME']}").touch()
+
+
+class Actor(AnnotateActor):
+    def __init__(self, specs: tuple[Spec, ...], precision: str, resources: Resources, report: Reporter) -> None:
+        here("annotate")
+        super().__init__(specs, precision, replace(resources, device="cpu"), report)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        time.sleep(SECONDS)
+        return super().__call__(decoded)
+
+
+class Decode(Decoder):
+    def decode(self, raw: pa.Table) -> pa.Table:
+        here("decode")
+        return super().decode(raw)
+
+
+if __name__ == "__main__":
+    SEEN, SECONDS = Path(sys.argv[2]), float(sys.argv[3])
+    pipeline.AnnotateActor, pipeline.Decoder = Actor, Decode  # type: ignore[misc]
+    print(run(JobConfig.load(sys.argv[1])))
