@@ -1,5 +1,6 @@
 """A store that stumbles: what a moment heals is tried again, what is refused is said at once, and bytes are right."""
 
+import errno
 import io
 import tarfile
 import time
@@ -179,6 +180,16 @@ def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
     run(config)
     assert before <= {obj.entry.path for obj in read_ledger(Storage(), config.output.path).objects}
     check(config, given)
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="No space left on device") as told:
+        Storage().put(str(tmp_path / "x"), b"x")
+    assert told.value.hint.startswith("make room")
 
 
 def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(
