@@ -19,6 +19,8 @@ from typing import IO, Any, NamedTuple
 
 FORMS = ("text", "json")
 LOGGER = logging.getLogger("coyo_jobs")
+_STRAY = logging.getLogger("stderr")  # what others print there
+_STRAY.setLevel(logging.INFO)
 _run: ContextVar[str] = ContextVar("run", default="")
 
 
@@ -153,7 +155,7 @@ class _Stray(io.TextIOBase):
             if _is_event(line):
                 self._stream.write(f"{line}\n")
             elif line.strip():
-                logging.getLogger("stderr").warning(line)
+                _STRAY.info(line)
         return len(text)
 
 
