@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: str, s3: str, tmp_path: Path) -> None:
     """The whole life of a submission, behind TLS and a token; Ray's dashboard calls it what status does. Its storage's
-    address is in the recipe alone, and what is secret in none of what anybody can read: the log, the recipe, the metadata, the logs of Ray's own processes."""
+    address is in the recipe alone, and what is secret in none of what anybody can read: the log, the recipe, the
+    metadata, the logs of Ray's own processes."""
     corpus.write_parquet(tmp_path / "in", 6, 80)
     put_folder(tmp_path / "in", f"{bucket}/in")
     output, secret = f"{bucket}/out", "wJalrXUtnFEMI-not-for-logs"
