@@ -142,7 +142,7 @@ def test_a_whole_run_in_events(
     ray_session: None, scenes_parquet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With a Ray of its own, and stopped: tests/test_run.py."""
-    (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
+    (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out", compute={"device": "cpu"}).to_yaml())
     assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == 0
     out, err = capfd.readouterr()
     said = events(err)
