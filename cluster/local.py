@@ -2,7 +2,9 @@
 
 import logging
 import os
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,6 +17,7 @@ import ray
 from cluster.nodes import Node, alive
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
+_KNOCK = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ def session() -> Iterator[Session]:
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
         raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
+    if address:
+        _knock(address)
     # Its C++ parts print warnings to the terminal that no user of a job can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
@@ -63,12 +68,30 @@ def session() -> Iterator[Session]:
             ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raises ConnectionError when nothing answers at HOST:PORT: Ray itself tries for 20 minutes, deaf to signals."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):  # auto: Ray looks which processes are there
+        return
+    deadline = time.monotonic() + _KNOCK
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+            return
+        except OSError as exc:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"nothing answers at {address}: {exc}") from exc
+        time.sleep(1)
+
+
 def _start(options: dict[str, Any]) -> None:
     """While Ray starts, it has no stderr: what goes wrong is raised, and its C++ parts announce themselves there. What
     Python prints meanwhile still arrives."""
     shown, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     before = sys.stderr
-    with os.fdopen(os.dup(2), "w", buffering=1) as sys.stderr:
+    with os.fdopen(os.dup(2), "w", buffering=1) as elsewhere:
+        if before is sys.__stderr__:  # one that was put there has a place of its own
+            sys.stderr = elsewhere
         os.dup2(null, 2)
         try:
             ray.init(**options)

@@ -6,6 +6,7 @@ damaged · 130 interrupted; the same command goes on where it was.
 
 import argparse
 import gc
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jobs import __version__, cli_cluster
+from jobs import __version__, cli_cluster, log
 from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -33,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that stops a job means what Ctrl-C means
     # Ray's C++ part would take it over, for a trace and an abort. Read when Ray is imported.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+    with log.to_stderr(getattr(args, "log", "text")):
+        return _ended(args)
+
+
+def _ended(args: argparse.Namespace) -> int:
     try:
         code: int = args.command(args)
         return code
@@ -41,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SetAside as exc:
         return _fail(exc, DAMAGED)
     except Interrupted as exc:
-        return _fail(exc, INTERRUPTED)
+        return _fail(exc, INTERRUPTED, "stopped")
     except JobError as exc:
         return _fail(exc, FAILED)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        said = "interrupted; the same command goes on where it was"
+        log.say("stopped", said, line=f"\n{said}", level=logging.ERROR, code=INTERRUPTED)
         return INTERRUPTED
 
 
@@ -85,6 +92,7 @@ def _add_runners(commands: Any) -> None:
     retry = _add(commands, "retry", _retry, "compute again the rows that were rejected for the named reasons")
     retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
     retry.add_argument("--reason", action="append", default=[], help="repeatable (default: the transient ones)")
+    _add_log(retry)
 
     demo = _add(commands, "demo", _demo, "draw a small corpus, run the main job on it, show the result")
     demo.add_argument("folder", nargs="?", default="demo", metavar="FOLDER", help="where to put it all (demo)")
@@ -114,6 +122,12 @@ def _add_recipe(command: argparse.ArgumentParser, *, parts: bool = False) -> Non
     if parts:
         help_ = "only the shards of part I of N; N runs make one output, anywhere"
         command.add_argument("--part", metavar="I/N", help=help_)
+        _add_log(command)
+
+
+def _add_log(command: argparse.ArgumentParser) -> None:
+    help_ = "what stderr gets: text for people, or json, one event a line"
+    command.add_argument("--log", choices=log.FORMS, default="text", help=help_)
 
 
 def _add_exits(commands: Any) -> None:
@@ -239,8 +253,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(exc: JobError, code: int) -> int:
-    print(f"error: {exc.message}", file=sys.stderr)
-    if exc.hint:
-        print(f"  hint: {exc.hint}", file=sys.stderr)
+def _fail(exc: JobError, code: int, event: str = "error") -> int:
+    about = {"error": type(exc).__name__, "hint": exc.hint, "code": code, **exc.about}
+    log.say(event, exc.message, line=f"error: {exc}", level=logging.ERROR, **about)
     return code

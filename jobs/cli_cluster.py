@@ -51,7 +51,7 @@ def _submit(args: argparse.Namespace) -> int:
     from jobs.plan import Part
 
     config, part = JobConfig.load(args.recipe, args.set), Part.parse(args.part) if args.part else Part()
-    how = submission.How(args.id, args.env, not args.no_credentials, args.installed, args.shared_paths)
+    how = submission.How(args.id, args.env, not args.no_credentials, args.installed, args.shared_paths, args.log)
     head = submission.reach(args.address, args.verify)
     id = submission.submit(config, part, head, how)
     print(id, flush=True)

@@ -14,15 +14,18 @@ Reject                      one row has no result; carries a Reason. Never leave
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class JobError(Exception):
-    """A job cannot start or go on. `hint` is what to do next, shown on its own line."""
+    """A job cannot start or go on. `hint` is what to do next, shown on its own line; `about` is what a log for machines
+    says besides, such as the shard."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
+        self.about: dict[str, Any] = {}
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import Stage
+from jobs.provenance import Coverage, Range
+
+Shares = dict[str, tuple[Coverage, Counter[str]]]  # what a block or batch holds of each shard: rows, rejects by reason
+_WORST = 3
 
 
 @dataclass
@@ -41,8 +45,43 @@ class Laps:
         self._since = now
 
 
+@dataclass(frozen=True)
+class Note:
+    """What somebody should know of a shard; `event` is what kind of thing it is."""
+
+    event: str
+    shard: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.message}"
+
+
+@dataclass(frozen=True)
+class ShardCount:
+    """A shard of which this run has given every row its results or a reason; `rows` are all of them, in `seconds`."""
+
+    shard: str
+    rows: int
+    reasons: dict[str, int]
+    damage: str | None
+    seconds: float
+
+    @property
+    def rejects(self) -> int:
+        return sum(self.reasons.values())
+
+    def __str__(self) -> str:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+        return f"{self.shard}: {self.rows:,} rows, {self.rejects:,} rejects{f' ({why})' if why else ''}" + (
+            f"; damaged: {self.damage}" if self.damage else ""
+        )
+
+
 @dataclass
 class Snapshot:
+    """`shards` are those that are done and not taken yet; `taken` were, before them."""
+
     stages: dict[str, Tally] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     finished_shards: int = 0
@@ -50,8 +89,10 @@ class Snapshot:
     finished_rows: int = 0
     ran_on: Counter[str] = field(default_factory=Counter)
     set_aside: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     parts: dict[str, int] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    shards: list[ShardCount] = field(default_factory=list)
+    taken: int = 0
 
     @property
     def decoded(self) -> int:
@@ -63,17 +104,50 @@ class Snapshot:
         return sum(self.reasons.values())
 
 
+class _Open:
+    """A shard that is not done: what each stage has given of it, and the rejects among that. `done` are the rows that
+    were committed before, known when it is read to its end."""
+
+    def __init__(self) -> None:
+        self.since = time.time()
+        self.rows = 0
+        self.reasons: Counter[str] = Counter()
+        self.covered: dict[str, Coverage] = {}
+        self.done: tuple[Range, ...] | None = None
+
+    def add(self, stage: str, share: Coverage, reasons: Counter[str]) -> None:
+        """What Ray repeats is there already, and counts once."""
+        before = self.covered.get(stage, Coverage())
+        self.covered[stage] = before | share
+        new = self.covered[stage].span - before.span
+        if new == share.span:
+            self.reasons.update(reasons)
+        if stage == Stage.ANNOTATE.value:
+            self.rows += max(0, new - share.unselected)
+
+    def counted(self, shard: str) -> ShardCount | None:
+        """Once every row went through both stages."""
+        every = [self.covered.get(stage.value, Coverage()) for stage in (Stage.DECODE, Stage.ANNOTATE)]
+        if self.done is None or not all((have | Coverage(self.done)).complete for have in every):
+            return None
+        reasons = dict(self.reasons.most_common())
+        return ShardCount(shard, self.rows, reasons, every[-1].damage, round(time.time() - self.since, 3))
+
+
 class Meter:
-    """Lives in a Ray actor during a run; a plain object in tests."""
+    """Lives in a Ray actor during a run; a plain object in tests. Of shards that are done it keeps the names only, once
+    their counts were taken."""
 
     def __init__(self) -> None:
         self._now = Snapshot()
         self._stopping = False
         self._finished: set[str] = set()
+        self._shards: dict[str, _Open] = {}
+        self._worst: dict[str, dict[str, int]] = {}
         self._open: set[Any] = set()
         self._fatal: set[str] = set()
 
-    def count(self, stage: str, rows: int, busy: float, reasons: dict[str, int], phases: dict[str, float]) -> None:
+    def count(self, stage: str, rows: int, busy: float, shares: Shares, phases: dict[str, float]) -> None:
         now = time.time()
         tally = self._now.stages.setdefault(stage, Tally(first=now - busy))
         tally.rows += rows
@@ -81,15 +155,31 @@ class Meter:
         tally.last = now
         for phase, seconds in phases.items():
             tally.phases[phase] = tally.phases.get(phase, 0.0) + seconds
-        self._now.reasons.update(reasons)
+        for shard, (share, reasons) in shares.items():
+            self._now.reasons.update(reasons)
+            if shard in self._shards or shard not in self._finished:  # else it is done
+                self._shards.setdefault(shard, _Open()).add(stage, share, reasons)
+                self._close(shard)
 
-    def finish(self, shard: str, size: int, rows: int) -> None:
-        """A shard was read to its end: its bytes, and the rows of it that were not done before."""
+    def finish(self, shard: str, size: int, rows: int, done: tuple[Range, ...] = ()) -> None:
+        """A shard was read to its end: its bytes, the rows of it that were not done before, and those that were."""
         if shard not in self._finished:  # a task that Ray repeats reads it again
             self._finished.add(shard)
             self._now.finished_shards += 1
             self._now.finished_bytes += size
             self._now.finished_rows += rows
+            self._shards.setdefault(shard, _Open()).done = done
+            self._close(shard)
+
+    def _close(self, shard: str) -> None:
+        if (count := self._shards[shard].counted(shard)) is not None:
+            self._now.shards.append(count)
+            self._worst = _most({**self._worst, shard: count.reasons})
+            del self._shards[shard]
+
+    def worst(self) -> dict[str, dict[str, int]]:
+        """The shards with the most rejects so far, and theirs by reason."""
+        return _most({**self._worst, **{name: dict(shard.reasons) for name, shard in self._shards.items()}})
 
     def ready(self, ran_on: str) -> None:
         """An annotate actor is ready; what it runs on."""
@@ -102,7 +192,7 @@ class Meter:
     def set_aside(self, shard: str, why: str) -> None:
         """A shard that storage would not give; the run goes on without it."""
         self._now.set_aside[shard] = why
-        self._now.notes.append(f"{shard}: set aside: {why}")
+        self._now.notes.append(Note("set_aside", shard, f"set aside: {why}"))
 
     def begin(self, block: tuple[str, int, int]) -> str:
         """A block (shard, first row, rows) is about to be decoded. What to do: "stop", "carefully" because an earlier
@@ -112,14 +202,19 @@ class Meter:
             return "stop"
         if block in self._open and shard not in self._fatal:
             self._fatal.add(shard)
-            self._now.notes.append(f"{shard}: a process died while decoding; its images are now decoded one by one")
+            why = "a process died while decoding; its images are now decoded one by one"
+            self._now.notes.append(Note("note", shard, why))
         self._open.add(block)
         return "carefully" if shard in self._fatal else "go"
 
     def end(self, block: Any) -> None:
         self._open.discard(block)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, taken: int = 0) -> Snapshot:
+        """The counts so far. Of the shards that are done, those that whoever asks has taken before are let go now: an
+        answer that was lost is given again."""
+        del self._now.shards[: max(0, taken - self._now.taken)]
+        self._now.taken = max(taken, self._now.taken)
         return self._now
 
     def stop(self) -> None:
@@ -128,6 +223,12 @@ class Meter:
 
     def stopping(self) -> bool:
         return self._stopping
+
+
+def _most(shards: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Those with the most rejects."""
+    ordered = sorted(shards.items(), key=lambda each: -sum(each[1].values()))[:_WORST]
+    return {name: reasons for name, reasons in ordered if reasons}
 
 
 @dataclass(frozen=True)
@@ -142,7 +243,7 @@ class Reporter:
         stage: str,
         since: float,
         rows: int,
-        reasons: dict[str, int] | None = None,
+        shares: Shares | None = None,
         phases: dict[str, float] | None = None,
     ) -> None:
-        self.send("count", stage, rows, time.perf_counter() - since, reasons or {}, phases or {})
+        self.send("count", stage, rows, time.perf_counter() - since, shares or {}, phases or {})

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from jobs import schema
+from jobs import provenance, schema
 from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig
 from jobs.errors import Stage
-from jobs.meter import Laps, Reporter
+from jobs.meter import Laps, Reporter, Shares
 from jobs.models import Spec
 from jobs.plan import Task
 from jobs.render import Render, paint_rows, render
@@ -80,7 +80,9 @@ class Pipeline:
             min_size=r.first, initial_size=r.first, max_size=r.actors, enable_true_multi_threading=True
         )
 
-    def write(self, dataset: ray.data.Dataset, sink: ray.data.Datasink[None]) -> None:
+    def write(self, dataset: ray.data.Dataset, sink: ray.data.Datasink[None], run: str) -> None:
+        """Under the run's name on Ray's dashboard, and in Ray Data's metrics."""
+        dataset.set_name(run)
         dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPUS})
 
     def _settle(self) -> None:
@@ -170,10 +172,15 @@ def _block(raw: pa.Table) -> tuple[str, int, int]:
     return raw.column(schema.SHARD)[0].as_py(), raw.column(schema.ROW)[0].as_py(), raw.num_rows
 
 
-def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, dict[str, int]]:
-    """(input rows, rejects by reason); of one stage only, where another has counted the rest."""
-    rows = table.filter(pc.invert(table.column(schema.END)))
+def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, Shares]:
+    """(input rows, what there is of each shard); rejects of one stage only, where another has counted the rest."""
+    fate = table.select(schema.FATE)  # a filter would copy the pixels
+    ends = fate.column(schema.END)
+    rows = fate.filter(pc.invert(ends))
     rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))
     if stage is not None:
         rejects = rejects.filter(pc.equal(rejects.column(schema.STAGE), stage.value))
-    return rows.num_rows, dict(Counter(rejects.column(schema.REASON).to_pylist()))
+    shares = {name: (part, Counter[str]()) for name, part in provenance.covered(rows, fate.filter(ends)).items()}
+    for name, reason in zip(*(rejects.column(name).to_pylist() for name in (schema.SHARD, schema.REASON)), strict=True):
+        shares[name][1][reason] += 1
+    return rows.num_rows, shares

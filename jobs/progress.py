@@ -1,5 +1,5 @@
-"""What a person sees while a job runs: one live line on a terminal, a plain line now and then elsewhere, on stderr;
-and `_progress.json` in the output, for everybody who is not at that terminal.
+"""What a person sees while a job runs: one live line on a terminal, elsewhere a line or an event now and then; and
+`_progress.json` in the output, for everybody who is not there.
 """
 
 import json
@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from jobs import log
 from jobs.errors import OutputError, Stage
 from jobs.meter import Snapshot
 from jobs.paths import join
 from jobs.plan import Work
 from jobs.storage import Storage
 
-_PLAIN_EVERY = 10.0  # seconds
+_PLAIN_EVERY, _EVENT_EVERY = 10.0, 30.0  # seconds
 STALE = 60.0  # seconds without a sign of life
 
 
@@ -43,6 +44,13 @@ class Progress:
     waiting: str = ""
     host: str = field(default_factory=socket.gethostname)
     updated: float = field(default_factory=time.time)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """For a log: `rows` are all that are done, with the `rejects` among them."""
+        shown = ("state", "rows", "total", "reasons", "rate", "seconds", "seconds_left", "shards_read", "waiting")
+        counts = {n: round(v, 2) if isinstance(v := getattr(self, n), float) else v for n in shown}
+        return counts | {"rejects": sum(self.reasons.values()), "shards_left": self.shards - self.shards_read}
 
     def __str__(self) -> str:
         if self.state == "waiting":
@@ -114,13 +122,14 @@ def _told(storage: Storage, path: str) -> Progress:
 
 
 class Display:
-    """The line on stderr."""
+    """The live line, or what stands for it."""
 
     def __init__(self) -> None:
-        self._said = time.monotonic()
-        self._live = (
-            Live(console=Console(stderr=True), refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
-        )
+        self._said, people = time.monotonic(), log.for_people()
+        self._every = _PLAIN_EVERY if people else _EVENT_EVERY
+        console = Console(stderr=True)
+        live = people and sys.stderr.isatty()
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if live else None
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -131,19 +140,12 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def tell(self, notes: list[str], said: int) -> int:
-        """Print the notes after the first `said`; how many there are now."""
-        for note in notes[said:]:
-            console = self._live.console if self._live else Console(stderr=True, soft_wrap=True)
-            console.print(f"note      {note}", highlight=False)
-        return len(notes)
-
     def show(self, now: Progress) -> None:
         if self._live:
             self._live.update(Text(str(now), no_wrap=True, overflow="ellipsis"))
-        elif time.monotonic() - self._said >= _PLAIN_EVERY:
+        elif time.monotonic() - self._said >= self._every:
             self._said = time.monotonic()
-            print(now, file=sys.stderr, flush=True)
+            log.say("progress", str(now), line=str(now), **now.counts)
 
 
 def clock(seconds: float) -> str:

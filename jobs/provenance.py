@@ -86,6 +86,17 @@ def by_shard(table: pa.Table) -> dict[str, Coverage]:
     return found
 
 
+def covered(rows: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
+    """What these rows, and these ends of shards, make up of each shard."""
+    found = by_shard(rows)
+    for end in ends.select([schema.SHARD, schema.SINCE, schema.ROW, schema.TOTAL, schema.MESSAGE]).to_pylist():
+        since, stop = end[schema.SINCE], end[schema.ROW]
+        ranges = ((since, stop),) if since < stop else ()
+        closed = Coverage(ranges, end[schema.TOTAL], end[schema.MESSAGE], stop - since)
+        found[end[schema.SHARD]] = found.get(end[schema.SHARD], Coverage()) | closed
+    return found
+
+
 def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:
     """The ranges less what is gone; both sorted and disjoint."""
     left: list[Range] = []

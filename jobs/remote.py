@@ -24,10 +24,11 @@ def metering() -> Iterator[Any]:
         ray.kill(meter)
 
 
-def look(meter: Any) -> Snapshot | None:
-    """The counts so far, or None when they cannot be had right now: only the display suffers."""
+def look(meter: Any, taken: int = 0) -> Snapshot | None:
+    """The counts so far, or None when they cannot be had right now: only what is shown suffers. `taken` is how many
+    shards that are done were seen before."""
     try:
-        seen: Snapshot = ray.get(meter.snapshot.remote(), timeout=5)
+        seen: Snapshot = ray.get(meter.snapshot.remote(taken), timeout=5)
     except (RayActorError, GetTimeoutError):
         return None
     return seen

@@ -5,7 +5,6 @@ some rows missing, and `coyo-jobs run` completes it. No row can come to be there
 """
 
 import json
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Collection
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import ledger, provenance, schema
+from jobs import ledger, log, provenance, schema
 from jobs.config import JobConfig
 from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.identity import load_job
@@ -33,7 +32,7 @@ def retry(output: str, reasons: Collection[str]) -> Summary:
 
     storage, config = load_job(output)
     dropped = forget(storage, config, reasons or TRANSIENT, f"retry-{uuid.uuid4().hex[:6]}")
-    print(f"retry     {dropped:,} rejected rows to compute again", file=sys.stderr, flush=True)
+    log.say("retry", f"{dropped:,} rejected rows to compute again", rows=dropped)
     return run(config)
 
 

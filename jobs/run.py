@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 import uuid
 from contextlib import suppress
@@ -16,7 +15,7 @@ from ray.exceptions import RayError
 from cluster import local
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import __version__, identity, images, ledger, schema
+from jobs import __version__, identity, images, ledger, log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
@@ -43,19 +42,21 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
     returns, every input row (of the part) is in rows/ or rejects/; when none is missing, `_SUCCESS` is there.
     """
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    log.begin(run_id)
     part, storage = part or Part(), Storage(config.storage)
     source = discover(storage, config.source)
-    _say(f"source    {source.said}")
+    log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
     shards = [shard.name for shard in source.shards if part.holds(shard)]
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
         job = _Job.of(config, storage, source, part)
-        _say(f"output    already complete: {config.output.path}")
-        return job.finalise(committed, {})
+        log.say("output", f"already complete: {config.output.path}")
+        return _told(job.finalise(committed, {}))
     try:
         with local.session() as session:  # Ray starts while the models are described
-            return _Job.of(config, storage, source, part).run(session)
+            return _told(_Job.of(config, storage, source, part).run(session, run_id))
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
@@ -74,11 +75,10 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
         pinned, folder = weights.pin("align", config.models.align.weights, config.models.align.revision, storage)
         specs.append(dual.describe(config.models.align, pinned, folder, config.output.embedding_dtype))
     for spec in specs:
-        _say(
-            f"model     {spec.kind}: {spec.weights.name}, {spec.about['architecture']}, "
-            f"{spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-            + (f", {len(spec.labels):,} zero-shot labels" if schema.ZERO_SHOT_LABELS in spec.columns else "")
-        )
+        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
+        if schema.ZERO_SHOT_LABELS in spec.columns:
+            said += f", {len(spec.labels):,} zero-shot labels"
+        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
     return tuple(specs)
 
 
@@ -101,9 +101,8 @@ class _Job:
         identity.claim(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
-    def run(self, session: Session) -> Summary:
+    def run(self, session: Session, run_id: str) -> Summary:
         """Under the lease: nobody else writes these shards."""
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
         try:
@@ -136,11 +135,12 @@ class _Job:
         waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
         resources = settle(self.config.compute, self.config.output, session, waiting.tell)
         if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
-            _say("note      Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
+            log.say("note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
         cluster = totals(session.nodes())
         cores = int(cluster.get("CPU", 1))
         work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
-        _say(f"plan      {work.shards - work.shards_done} of {work.shards} shards to read; {resources}")
+        left = work.shards - work.shards_done
+        log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
         watch = self._stream(work, resources, run, lease, session)
         now = self._settled(committed, run)
         if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
@@ -173,7 +173,7 @@ class _Job:
             watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, missing)
             try:
                 with watch.watching():
-                    pipeline.write(pipeline.build(work.tasks), sink)
+                    pipeline.write(pipeline.build(work.tasks), sink, run)
             except (RayError, KeyboardInterrupt) as exc:
                 if isinstance(exc, RayError):
                     watch.stopped = watch.stopped or cause(exc)
@@ -181,6 +181,7 @@ class _Job:
                     raise
         if watch.stopped:
             watch.publish("stopped")
+            watch.stopped.about |= watch.now("stopped").counts
             raise watch.stopped
         return watch
 
@@ -198,7 +199,7 @@ class _Job:
 
     def _drop(self, objects: list[Object], now: Ledger) -> Ledger:
         for obj in objects:
-            _say(f"output    {obj.entry.path}: its rows are elsewhere too; removed")
+            log.say("output", f"{obj.entry.path}: its rows are elsewhere too; removed")
             self.storage.delete(obj.entry.path)
         return now.without(objects)
 
@@ -231,7 +232,7 @@ class _Job:
         for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
-            _say(f"output    this part is complete; {len(others)} shards of other parts are not")
+            log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
         elif run or not self.storage.exists(join(self.path, SUCCESS)):
             for spec in (spec for spec in self.specs if spec.labels):
                 names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
@@ -245,5 +246,11 @@ class _Job:
         return summary
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _told(summary: Summary) -> Summary:
+    """The last event of a run that ends well."""
+    log.say(
+        "finished", str(summary).splitlines()[0], output=summary.output, shards=summary.shards,
+        rows=summary.rows + summary.rejects, rejects=summary.rejects, reasons=summary.reasons,
+        damaged_shards=summary.damaged_shards, seconds=summary.run.get("seconds", 0.0),
+    )  # fmt: skip
+    return summary

@@ -63,6 +63,9 @@ _FATE = (
 )
 
 
+FATE = (SHARD, ROW, *(field.name for field in _FATE))  # whose row it is, and what became of it
+
+
 def raw(key: pa.DataType, kept: Iterable[pa.Field]) -> pa.Schema:
     """What a source yields; `key` is the type of the source's own id."""
     payload = [pa.field(TEXT, pa.string()), pa.field(IMAGE, pa.binary())]

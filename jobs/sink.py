@@ -20,7 +20,6 @@ from jobs.errors import Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.paths import IMAGES, REJECTS, ROWS, join
-from jobs.provenance import Coverage
 from jobs.storage import Storage
 
 _NAMES = 64 << 10  # letters of zero-shot label names in one footer: a run that goes on reads every footer
@@ -60,7 +59,7 @@ class Writer:
         annotated = _sorted(annotated)
         table = self._results(annotated) if folder == ROWS else self._rejects(annotated)
         reasons = json.dumps(_tally(annotated.column(schema.REASON)))
-        about = provenance.encode(_coverage(annotated, ends), **self.about, reasons=reasons)
+        about = provenance.encode(provenance.covered(annotated, ends), **self.about, reasons=reasons)
         metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
         metadata |= _names(self.specs, set(table.column_names))
         self.storage.put(join(self.path, folder, name), provenance.seal(table, metadata))
@@ -113,16 +112,6 @@ def _names(specs: Sequence[Spec], columns: set[str]) -> dict[str, str]:
             if len(names) <= _NAMES:
                 found[schema.ZERO_SHOT_LABEL_NAMES] = names
     return found
-
-
-def _coverage(table: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
-    covered = provenance.by_shard(table)
-    for end in ends.select([schema.SHARD, schema.SINCE, schema.ROW, schema.TOTAL, schema.MESSAGE]).to_pylist():
-        since, stop = end[schema.SINCE], end[schema.ROW]
-        ranges = ((since, stop),) if since < stop else ()
-        closed = Coverage(ranges, end[schema.TOTAL], end[schema.MESSAGE], stop - since)
-        covered[end[schema.SHARD]] = covered.get(end[schema.SHARD], Coverage()) | closed
-    return covered
 
 
 def _tally(reasons: Sequence[Any]) -> dict[str, int]:

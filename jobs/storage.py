@@ -5,6 +5,7 @@ rename; on S3 one PUT or one completed multipart upload. Foreign errors are tran
 """
 
 import contextlib
+import errno
 import fnmatch
 import io
 import os
@@ -266,7 +267,8 @@ class Storage:
                 f"{path}: {where} cannot be used: {exc}", "check storage.endpoint_url and the network"
             ) from exc
         except OSError as exc:
-            raise StorageError(f"{path}: {exc}") from exc
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StorageError(f"{path}: {exc}", "make room; the same command goes on" if full else "") from exc
 
 
 def _writable(path: str) -> str:

@@ -22,6 +22,7 @@ from cluster.submit import Head, HeadError, Submission, connect
 from jobs import __version__, identity
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
+from jobs.log import say
 from jobs.paths import is_local, join
 from jobs.plan import Part
 from jobs.progress import clock
@@ -37,13 +38,15 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class How:
-    """What only this submission wants: names of variables to forward, where the code is, what local paths mean."""
+    """What only this submission wants: names of variables to forward, where the code is, what local paths mean, and the
+    form of its log."""
 
     id: str | None = None
     env: Sequence[str] = ()
     credentials: bool = True
     installed: bool = False
     shared_paths: bool = False
+    log: str = "text"
 
 
 def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
@@ -59,20 +62,21 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     variables = _variables(config, how)
     storage = Storage(config.storage)
     source = discover(storage, config.source)
-    _say(f"source    {source.said}")
+    say("source", source.said)
     identity.check_output(storage, config)
     identity.foresee(storage, config, source.pinned)
     id = how.id or _readable(config.output.path, part)
     uri = join(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
-    _say(f"recipe    {uri}")
+    say("recipe", uri)
     words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
+    words += ["--log", how.log] if how.log != "text" else []
     about = {VERSION: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
     with _told(), tempfile.TemporaryDirectory() as folder:
         root = Path(__file__).parents[1]
         code = None if how.installed else pack(root, _CODE, Path(folder))
         head.submit(shlex.join(words), Environment(variables, code), about, id)
-    _say(f"submitted {id} to {head.address}")
+    say("submitted", f"{id} to {head.address}", submission=id)
     return id
 
 
@@ -85,7 +89,7 @@ def reach(address: str | None, verify: str) -> Head:
 def follow(head: Head, id: str) -> Iterator[str]:
     """The log as it grows, to the end."""
     with _told():
-        yield from head.follow(id, lambda note: _say(f"note      {note}"))
+        yield from head.follow(id, lambda note: say("note", note))
 
 
 def wait(head: Head, id: str) -> int:
@@ -98,7 +102,7 @@ def wait(head: Head, id: str) -> int:
         hint = f"coyo-jobs logs {id} -f shows it again, coyo-jobs stop {id} ends it"
         raise Interrupted("no longer watching; the job goes on", hint) from None
     ended = look(head, id)
-    _say(f"{id} {told(ended)}")
+    say("ended", said := f"{id} {told(ended)}", line=said, submission=id, code=ended.exit_code)
     return ended.exit_code
 
 
@@ -182,9 +186,9 @@ def _variables(config: JobConfig, how: How) -> dict[str, str]:
         raise ConfigError(f"--env {missing[0]}: not set here", f"export {missing[0]}=..., or leave it out")
     variables = set_here([*(CREDENTIALS if how.credentials else ()), *how.env])
     if variables:
-        _say(f"forwards  {', '.join(variables)}")
+        say("forwards", ", ".join(variables))
     if "AWS_SESSION_TOKEN" in variables:
-        _say("note      these credentials end some day: a role of the nodes does not (--no-credentials)")
+        say("note", "these credentials end some day: a role of the nodes does not (--no-credentials)")
     where = {"AWS_ENDPOINT_URL": config.storage.endpoint_url, "AWS_DEFAULT_REGION": config.storage.region}
     return {**variables, **{name: value for name, value in where.items() if value}, "COYO_JOBS_VERSION": __version__}
 
@@ -204,7 +208,3 @@ def _told() -> Iterator[None]:
         yield
     except HeadError as exc:
         raise ClusterError(exc.message, exc.hint) from exc
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,18 +5,20 @@ command goes on from there. A run that does not end within GRACE seconds is inte
 """
 
 import _thread
+import logging
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextvars import copy_context
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from types import FrameType
 from typing import Any
 
+from jobs import log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, Interrupted, JobError, OutputError, Stage, StorageError
 from jobs.lease import SECONDS, Lease
@@ -24,7 +26,7 @@ from jobs.meter import Snapshot, Tally
 from jobs.metrics import Metrics
 from jobs.plan import Work
 from jobs.progress import Display, Progress, before, progress, publish
-from jobs.remote import look
+from jobs.remote import Ask, look
 from jobs.storage import Storage
 
 GRACE = 60.0  # seconds for what is in flight
@@ -50,12 +52,13 @@ class Watch:
     _began: float = field(default_factory=time.monotonic)
     _stopped_at: float | None = None
     _over: threading.Event = field(default_factory=threading.Event)
+    _told: tuple[int, int] = (0, 0)  # notes and shards
     _stall: "Stall" = field(default_factory=lambda: Stall())
     _waiting: str = ""
 
     @contextmanager
     def watching(self) -> Iterator["Watch"]:
-        thread = threading.Thread(target=self._loop, daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(self._loop,), daemon=True)
         with self._signals():
             thread.start()
             try:
@@ -63,8 +66,7 @@ class Watch:
             finally:
                 self._over.set()
                 thread.join()
-                self.seen = look(self.meter) or self.seen
-                self.metrics.show(self.seen)
+                self._look()
 
     def stop(self, why: JobError) -> None:
         """Ask once; why is what the run ends with."""
@@ -83,13 +85,10 @@ class Watch:
 
     def _loop(self) -> None:
         published = renewed = time.monotonic()
-        said = 0
         with Display() as display:
             while not self._over.wait(_TICK):
-                self.seen = look(self.meter) or self.seen
-                self.metrics.show(self.seen)
+                self._look()
                 display.show(self.now(self._state))
-                said = display.tell(self.seen.notes, said)
                 self._mind_rejects()
                 if time.monotonic() - published >= _PUBLISH_EVERY:
                     published = time.monotonic()
@@ -98,6 +97,18 @@ class Watch:
                 if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE:
                     self._over.set()
                     _thread.interrupt_main()
+
+    def _look(self) -> None:
+        """The counts so far, to Prometheus and the log."""
+        notes, shards = self._told
+        self.seen = seen = look(self.meter, shards) or self.seen
+        self._told = len(seen.notes), seen.taken + len(seen.shards)
+        self.metrics.show(seen)
+        for note in seen.notes[notes:]:
+            log.say(note.event, str(note), line=f"note      {note}", level=logging.WARNING, shard=note.shard)
+        for count in seen.shards[shards - seen.taken :]:
+            level = logging.WARNING if count.damage else logging.DEBUG  # a line for each of 70,000 shards is noise
+            log.say(schema.SHARD, str(count), level=level, **asdict(count), rejects=count.rejects)
 
     def settle(self, rows: int, reasons: dict[str, int]) -> None:
         """What is committed: rows that Ray computed twice were counted twice."""
@@ -131,12 +142,12 @@ class Watch:
         if rows < limits.after_rows or rejects <= limits.max_reject_fraction * rows:
             return
         most = ", ".join(f"{count:,} {reason}" for reason, count in self.seen.reasons.most_common(3))
-        self.stop(
-            JobError(
-                f"{rejects:,} of the first {rows:,} rows are rejects ({most}): more than limits.max_reject_fraction",
-                "is this the right input? limits.max_reject_fraction: 1.0 goes on regardless",
-            )
+        why = JobError(
+            f"{rejects:,} of the first {rows:,} rows are rejects ({most}): more than limits.max_reject_fraction",
+            "is this the right input? limits.max_reject_fraction: 1.0 goes on regardless",
         )
+        why.about["worst_shards"] = Ask(self.meter)("worst") or {}
+        self.stop(why)
 
     def _mind_stall(self) -> None:
         """Ray's own timeout would end a run that waits for a spot node; this one knows what it waits for."""
@@ -200,7 +211,7 @@ class Waiting:
         now = time.monotonic()
         if now - self._told >= _TELL_EVERY:
             self._told = now
-            print(f"waiting   {why}; {seconds:,.0f} s (compute.wait_seconds)", file=sys.stderr, flush=True)
+            log.say("waiting", f"{why}; {seconds:,.0f} s (compute.wait_seconds)", seconds=seconds)
         if now - self._published >= _PUBLISH_EVERY:
             self._published = now
             with suppress(StorageError):  # for a moment; a lease that is lost is found out at the next try

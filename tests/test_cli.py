@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
+from cluster import local
 from jobs.cli import main
 from jobs.config import JobConfig
 from tests.conftest import demo_job
@@ -146,6 +148,18 @@ def test_a_job_servers_address_is_told_from_a_clusters(recipe: Path, monkeypatch
     shown = real("run", str(recipe))
     assert shown.returncode == 1
     assert "error: Ray cannot be reached: RAY_ADDRESS is http://head:8265, a job server" in shown.stderr
+
+
+def test_a_head_that_is_gone_is_told_at_once(
+    capsys: pytest.CaptureFixture[str], recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray tries for 20 minutes to reach it, and hears no signal meanwhile."""
+    monkeypatch.setattr(local, "_KNOCK", 0.0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, err = fails(capsys, "run", recipe)
+    assert code == 1
+    assert "error: Ray cannot be reached: nothing answers at 127.0.0.1:9: " in err
 
 
 def test_a_run_says_what_it_did_on_stdout_and_set_counts(

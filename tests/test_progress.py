@@ -1,12 +1,16 @@
 """The line a person sees while a job runs."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from jobs import progress as progressing
+from jobs.log import to_stderr
 from jobs.meter import Meter, Snapshot
 from jobs.plan import Work
 from jobs.progress import Display, Progress, progress, publish, read_all
+from jobs.provenance import Coverage
 from jobs.storage import Storage
 
 FRESH = Work(tasks=(), shards=10, shards_done=0, rows_done=0, bytes_left=10_000)
@@ -17,7 +21,7 @@ def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
     meter = Meter()
     meter.count("source", source, 1.0, {}, {})
     meter.count("annotate", annotated, 1.0, {}, {})
-    meter.count("decode", annotated, 1.0, {"truncated": 2, "no_image": 1}, {})
+    meter.count("decode", annotated, 1.0, {"shard 0": (Coverage(), Counter(truncated=2, no_image=1))}, {})
     for shard in range(finished):
         meter.finish(f"shard {shard}", 1_000, 5_000)
     return meter.snapshot()
@@ -90,10 +94,12 @@ def test_what_is_published_is_read_back_part_by_part(tmp_path: Path) -> None:
     assert read_all(Storage(), str(tmp_path)) == [first, second]
 
 
-def test_off_a_terminal_a_short_run_prints_notes_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display() as display:
-        display.show(now(after(10, 5), FRESH, 1.0))
-        assert display.tell(["shard a was set aside"], 0) == 1
-        assert display.tell(["shard a was set aside"], 1) == 1
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", "note      shard a was set aside\n")
+def test_off_a_terminal_a_line_comes_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none in a run that is over before."""
+    for every in (10.0, 0.0):
+        monkeypatch.setattr(progressing, "_PLAIN_EVERY", every)
+        with to_stderr("text"), Display() as display:
+            display.show(now(after(10, 5), FRESH, 1.0))
+    assert capsys.readouterr() == ("", "5 rows  5.0 rows/s  3 rejects  0 of 10 shards read\n")

@@ -182,7 +182,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with (tmp_path / "log").open("wb") as log:
-        command, here = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml")], Path(__file__).parents[1]
+        command = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml"), "--log", "json"]
+        here = Path(__file__).parents[1]
         process = subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             while not list(tmp_path.glob("out/rows/*.parquet")):
@@ -192,6 +193,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
             ended = cut_down(process, how)
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     assert ended == code, (tmp_path / "log").read_text()
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert (events[-1]["event"] == "stopped") == (how is signal.SIGINT)
     survived = {name: when for name, when in objects(config.output.path).items() if name.endswith(".parquet")}
     count = sum(pq.read_metadata(name).num_rows for name in survived)
     assert 0 < count < 360 or how is signal.SIGINT  # which commits what is in flight, here perhaps all of it

@@ -21,6 +21,7 @@ from jobs.demo import corpus
 from jobs.paths import FOLDERS
 from jobs.run import run
 from jobs.verify import show, verify
+from tests.test_log import events
 from tests.test_run import addresses, read, small_job
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ def test_a_signal_while_ray_starts_ends_a_run_in_order(tmp_path: Path, config: J
 
 
 def test_a_corpus_of_garbage_stops_early_and_says_why(
-    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong bucket: 700 million rejects, at the price of a week of GPUs."""
     (tmp_path / "in").mkdir()
@@ -124,10 +125,14 @@ def test_a_corpus_of_garbage_stops_early_and_says_why(
     tree = config.model_dump()
     tree["source"]["keep"] = []
     (tmp_path / "job.yaml").write_text(JobConfig.of(tree).to_yaml())
-    assert main(["run", str(tmp_path / "job.yaml")]) == FAILED
-    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == FAILED
+    error = events(capfd.readouterr().err)[-1]
+    told = error["message"]
     assert "not_an_image" in told
     assert told.index("not_an_image") < told.index("empty")
+    assert (error["event"], error["code"], error["reasons"]["not_an_image"] > 100) == ("error", FAILED, True)
+    assert all(0 < sum(reasons.values()) <= 100 for reasons in error["worst_shards"].values())
+    assert set(error["worst_shards"]) <= {f"{shard:03d}.parquet" for shard in range(60)}
     progress = json.loads((tmp_path / "out" / "_progress.json").read_text())
     assert (progress["state"], progress["stages"]["decode"]["rows"] < 3000) == ("stopped", True)
     assert not list(tmp_path.glob("out/_lease*"))

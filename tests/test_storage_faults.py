@@ -1,5 +1,6 @@
 """A store that stumbles: what a moment heals is tried again, what is refused is said at once, and bytes are right."""
 
+import errno
 import io
 import tarfile
 import time
@@ -21,6 +22,7 @@ from jobs.storage import CHUNK, Storage
 from tests.conftest import put_folder
 from tests.faulty_s3 import Fault, FaultyS3, cut, delay, error, first, lose_answer, reset, short
 from tests.test_crash_windows import DENIED, check, given, proxy, tiny_job
+from tests.test_log import events
 
 __all__ = ["given", "proxy"]
 
@@ -180,16 +182,30 @@ def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
     check(config, given)
 
 
+def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="No space left on device") as told:
+        Storage().put(str(tmp_path / "x"), b"x")
+    assert told.value.hint.startswith("make room")
+
+
 def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path
-) -> None:
+    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """One object with a broken ACL must not hold up 10,000 others, nor be forgotten."""
     from jobs.cli import DAMAGED, main
 
     config = tiny_job(bucket, proxy, unreadable_shards="set_aside")
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     proxy.on("GET", r"/in/part-00001", DENIED, times=None)
-    assert main(["run", str(tmp_path / "job.yaml")]) == DAMAGED
+    assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == DAMAGED
+    said = [(event["event"], event.get("shard"), event.get("code")) for event in events(capfd.readouterr().err)]
+    assert ("set_aside", "part-00001.parquet", None) in said
+    assert said[-1] == ("error", None, DAMAGED)
     coverage = read_ledger(Storage(), config.output.path).coverage
     assert coverage["part-00000.parquet"].complete
     assert "part-00001.parquet" not in coverage

@@ -13,6 +13,7 @@ from cluster.submit import Head
 from jobs import cli, identity
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError, SourceError
+from jobs.log import to_stderr
 from jobs.paths import JOB
 from jobs.plan import Part
 from jobs.status import status
@@ -50,14 +51,14 @@ SHARED = How(shared_paths=True)
 def test_the_submitted_command_reads_the_same_job(config: JobConfig, tmp_path: Path) -> None:
     """One argument: nothing of the recipe is spelled a second time."""
     head = Given()
-    id = submit(config, Part(2, 8), head, SHARED)
+    id = submit(config, Part(2, 8), head, How(shared_paths=True, log="json"))
     ((command, _, metadata, given),) = head.jobs
     assert given == id
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "jobs"]
     args = cli._parser().parse_args(words[3:])
     assert JobConfig.load(args.recipe, args.set) == config
-    assert Part.parse(args.part) == Part(2, 8)
+    assert (Part.parse(args.part), args.log) == (Part(2, 8), "json")
     assert args.recipe == metadata["recipe"] == f"{tmp_path}/My out!/{SUBMITTED}/{id}.yaml"
     assert id.startswith("coyo-My-out-2of8-20")
 
@@ -93,7 +94,8 @@ def test_values_go_into_the_environment_and_nowhere_else(
     monkeypatch.setenv("AWS_SESSION_TOKEN", "session-value")
     monkeypatch.setenv("WANDB_KEY", "mine-value")
     head = Given()
-    submit(config, Part(), head, How(env=["WANDB_KEY"], shared_paths=True))
+    with to_stderr("text"):
+        submit(config, Part(), head, How(env=["WANDB_KEY"], shared_paths=True))
     command, environment, metadata, _ = head.jobs[0]
     assert {"aws-value", "session-value", "mine-value"} <= set(environment.variables.values())
     said = capfd.readouterr().err

@@ -10,6 +10,7 @@ from jobs import watch
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError
 from jobs.lease import Lease
+from jobs.log import to_stderr
 from jobs.meter import Snapshot, Tally
 from jobs.plan import Work
 from jobs.progress import read_all
@@ -83,8 +84,9 @@ def test_a_run_that_waits_shows_it_and_keeps_its_lease(
     lease.acquire()
     waiting = Waiting("r1", "", storage, out, lease)
     held = (tmp_path / "out" / "_lease.json").read_text()
-    for clock.now in range(1000, 1062):
-        waiting.tell("compute.gpus is 8, but Ray sees 2", clock.now - 1000)
+    with to_stderr("text"):
+        for clock.now in range(1000, 1062):
+            waiting.tell("compute.gpus is 8, but Ray sees 2", clock.now - 1000)
     assert len(capsys.readouterr().err.splitlines()) == 3  # at 0, 30 and 60 seconds
     assert (tmp_path / "out" / "_lease.json").read_text() != held
     assert str(read_all(storage, out)[0]) == "60 s  waiting: compute.gpus is 8, but Ray sees 2"

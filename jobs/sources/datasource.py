@@ -36,6 +36,7 @@ class Reader:
                 yield from self._unit(unit)
             except StorageError as exc:
                 if not self.set_aside:
+                    exc.about[schema.SHARD] = unit.shard.name
                     raise
                 self.report.send("set_aside", unit.shard.name, exc.message)
             if self.report.ask("stopping"):
@@ -53,7 +54,7 @@ class Reader:
             if closing.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
                 left = closing.column(schema.TOTAL)[0].as_py() - sum(stop - start for start, stop in unit.done)
                 wanted = round(left * rows / answered) if answered else 0
-                self.report.send("finish", unit.shard.name, unit.shard.entry.size, wanted)
+                self.report.send("finish", unit.shard.name, unit.shard.entry.size, wanted, unit.done)
             if table.num_rows:
                 yield table
             if self.report.ask("stopping"):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 from urllib.error import HTTPError
 
 import pytest
@@ -53,6 +54,12 @@ class Place:
             [sys.executable, "-c", command, *map(str, words)],
             env={**ENVIRONMENT, **where, **(env or {})}, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE,
         )  # fmt: skip
+
+    def answers(self, path: str) -> Any:
+        """What the dashboard's own pages ask it."""
+        asked = urllib.request.Request(self.plain + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            return json.load(answer)
 
     def says(self, *words: object, code: int = 0) -> str:
         """What a command prints here and now. The token is a header: this process may have a Ray with another."""

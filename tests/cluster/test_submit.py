@@ -23,8 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: str, s3: str, tmp_path: Path) -> None:
-    """The whole life of a submission, behind TLS and a token. Its storage's address is in the recipe alone, and what
-    is secret in none of what anybody can read: the log, the recipe, the metadata, the logs of Ray's own processes."""
+    """The whole life of a submission, behind TLS and a token; Ray's dashboard calls it what status does. Its storage's
+    address is in the recipe alone, and what is secret in none of what anybody can read: the log, the recipe, the
+    metadata, the logs of Ray's own processes."""
     corpus.write_parquet(tmp_path / "in", 6, 80)
     put_folder(tmp_path / "in", f"{bucket}/in")
     output, secret = f"{bucket}/out", "wJalrXUtnFEMI-not-for-logs"
@@ -53,6 +54,9 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     assert [state for _, state in listed] == ["SUCCEEDED", "STOPPED"]
     assert f"{listed[0][0]} SUCCEEDED after 0:" in again
     assert head.says("status", listed[0][0]).startswith(f"{listed[0][0]}: SUCCEEDED after 0:")
+    shown = json.loads(head.says("status", listed[0][0], "--json"))["output"]["parts"][0]["run"]
+    (dataset,) = head.answers(f"/api/data/datasets/{head.answers(f'/api/jobs/{listed[0][0]}')['job_id']}")["datasets"]
+    assert (dataset["dataset"].startswith(f"{shown}_"), dataset["state"]) == (True, "FINISHED")
     given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(80)]
     assert addresses(*(read(output, folder) for folder in FOLDERS)) == given
     checks = verify(output, deep=True)
