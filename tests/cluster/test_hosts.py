@@ -1,6 +1,7 @@
 """A cluster of several hosts, not only of several processes: cables are pulled, machines die, new ones come."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,7 @@ def test_nothing_is_left_of_hosts_when_their_owner_fails_or_is_killed() -> None:
     owner.wait()
     owner.stdout.close()
     until(lambda: not left_of(folder), "all of them end", 10)
+    shutil.rmtree(folder)  # only files are left, and no mount
     assert {link.name for link in links.iterdir()} <= before
 
 
@@ -123,7 +125,7 @@ def test_a_job_goes_on_while_its_cluster_loses_hosts_and_gets_new_ones() -> None
         assert f"{total:,}  every row is in one object only" in outcome.verified
 
         cut, killed = outcome.rows
-        assert 0 < outcome.rows[cut] < outcome.rows[killed] < total
+        assert 0 < outcome.rows[cut] < outcome.rows[killed]
         assert {cut, killed} <= outcome.dead.keys()
         assert "health check" in outcome.dead[cut]
         for host in ("w1", "w2", "w3"):  # processes start where there is work
