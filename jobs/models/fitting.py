@@ -41,11 +41,9 @@ class Pace:
         if self.best or size > count:
             yield min(size, count)
             return
-        self._synchronise()
-        since = time.perf_counter()
+        since = self._clock()
         yield size
-        self._synchronise()
-        self._learn(size, (time.perf_counter() - since) / count)
+        self._learn(size, (self._clock() - since) / count)
 
     def _next(self) -> int:
         with self._alone:
@@ -79,9 +77,12 @@ class Pace:
             json.dump({"of": self._key, "rows": size}, file)
         os.replace(file.name, self._file)
 
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+    def _clock(self) -> float:
+        """Seconds. On a CPU those of this thread at work: decoders and other calls take the cores meanwhile."""
+        if self._device.type == "cpu":
+            return time.thread_time()
+        torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 class Fixed:

@@ -65,7 +65,7 @@ class Timed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
         self.now, self.seconds, self.calls = 0.0, seconds, list[int]()
-        monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(fitting, "time", SimpleNamespace(thread_time=lambda: self.now))
 
     def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         self.calls.append(len(rows))
