@@ -15,8 +15,12 @@ from jobs.meter import Meter, Snapshot
 
 @contextmanager
 def metering() -> Iterator[Any]:
-    """The meter as an actor beside the driver, for as long as a run; idle workers hold handles to it for longer."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """The meter as an actor beside the driver, for as long as a run; idle workers hold handles to it for longer.
+
+    Not softly: for an actor that takes no CPU Ray would draw a node, any node, and with that one would go the progress,
+    the limits, and the word to stop.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         yield meter

@@ -44,6 +44,10 @@ class Host:
     _cable: str
     _first: "subprocess.Popen[str]"
 
+    @property
+    def up(self) -> bool:
+        return self._first.poll() is None
+
     def start(
         self, *command: object, env: Mapping[str, str] | None = None, log: str = "log"
     ) -> "subprocess.Popen[str]":
@@ -61,7 +65,7 @@ class Host:
 
     def _here(self, command: Sequence[object], env: Mapping[str, str]) -> list[str]:
         pid = self._first.pid
-        if self._first.poll() is not None:
+        if not self.up:
             raise HostError(f"{self.name} is down")
         inside = ["--mount", "--net", "--uts", "--ipc", f"--pid=/proc/{pid}/ns/pid_for_children"]
         own = {**_CLEAN, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

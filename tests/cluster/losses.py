@@ -65,9 +65,10 @@ class Cluster:
         """What the run has published last. Raises HostError before it has."""
         return dict(json.loads(self.get(f"{STORE}/coyo/out/_progress.json")))
 
-    def annotates(self, host: Host) -> bool:
-        """Whether models are at work there: Ray's processes are called after what they do."""
-        return "AnnotateActor" in host.run("bash", "-c", "cat /proc/[0-9]*/cmdline 2> /dev/null || true")
+    def run(self, what: str) -> list[str]:
+        """The hosts that are up with such a process: Ray's are called after what they do."""
+        up = [host for host in self.hosts.known.values() if host.up]
+        return [host.name for host in up if what in host.run("bash", "-c", "cat /proc/[0-9]*/cmdline || true")]
 
     def get(self, url: str, token: str = TOKEN) -> str:
         """What is there, seen from the client; to the S3 server any token is a signature. Raises HostError."""
@@ -101,11 +102,12 @@ class Outcome:
     """What came of a job whose cluster was hurt.
 
     `rows` are those that had been annotated when its hosts were lost, by host, and `dead` what Ray says they died of;
-    `verified` is what `verify --deep` says.
+    `counts` are the hosts where the run's meter was, and `verified` is what `verify --deep` says.
     """
 
     code: int
     rows: dict[str, int]
+    counts: list[str]
     dead: dict[str, str]
     verified: str
 
@@ -143,7 +145,8 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
 
     told("submitted  from client, which runs no Ray")
     count = rows(0)
-    cut, other = (w1, w2) if made.annotates(w1) else (w2, w1)
+    counts = made.run("ray::Meter")
+    cut, other = (w1, w2) if w1.name in made.run("AnnotateActor") else (w2, w1)
     made.hosts.cut(cut)
     lost[cut.name] = count
     told(f"cut        the link of {cut.name}, which annotates, after {count} rows")
@@ -163,7 +166,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
     told(f"nodes      {', '.join(sorted(alive))} are alive")
     verified = made.says("verify", OUTPUT, "--deep")
     told("verified")
-    return Outcome(code, lost, dead, verified)
+    return Outcome(code, lost, counts, dead, verified)
 
 
 def show() -> int:

@@ -124,6 +124,7 @@ def test_a_job_goes_on_while_its_cluster_loses_hosts_and_gets_new_ones() -> None
         assert "1  _SUCCESS is there" in outcome.verified
         assert f"{total:,}  every row is in one object only" in outcome.verified
 
+        assert outcome.counts == ["head"]  # beside the driver, and on no host that may die
         cut, killed = outcome.rows
         assert 0 < outcome.rows[cut] < outcome.rows[killed]
         assert {cut, killed} <= outcome.dead.keys()
