@@ -13,13 +13,14 @@ Bundle = tuple[Mapping[str, float], Mapping[str, str]]  # resources that one nod
 
 @dataclass(frozen=True)
 class Node:
-    """What Ray says one machine of the cluster has."""
+    """What Ray says one machine of the cluster has; one that comes back has another key."""
 
-    address: str
+    name: str
     cpus: float
     gpus: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, float] = field(default_factory=dict)
+    key: str = ""
 
     def fits(self, selector: Mapping[str, str]) -> bool:
         """Whether Ray would put something with this label selector here: value, !value, in(a, b), !in(a, b)."""
@@ -36,11 +37,12 @@ def alive() -> list[Node]:
     """Those that Ray has now."""
     return [
         Node(
-            node["NodeManagerAddress"],
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
             node["Resources"].get("CPU", 0.0),
             node["Resources"].get("GPU", 0.0),
             node.get("Labels", {}),
             node["Resources"],
+            node["NodeID"],
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -1,4 +1,4 @@
-"""The run's side of Ray: the meter's actor, how stages reach it, and what a failure really was."""
+"""The run's side of Ray: the meter's actor, how stages reach it, which nodes there are, what a failure really was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.local import Session
+from jobs.config import ComputeConfig
 from jobs.errors import JobError
 from jobs.meter import Meter, Snapshot
+from jobs.resources import Resources, gpus_of
 
 
 @contextmanager
@@ -59,6 +62,26 @@ class Ask:
             return ray.get(getattr(self.meter, method).remote(*args))
         except RayActorError:
             return False
+
+
+class Roll:
+    """Which nodes a run has, called again and again while it goes on."""
+
+    def __init__(self, compute: ComputeConfig, resources: Resources, session: Session) -> None:
+        self._compute, self._resources, self._session = compute, resources, session
+        self._nodes = {node.key: node for node in session.nodes()}
+
+    def call(self) -> tuple[str, list[str]]:
+        """(what the run waits for, when the cluster has lost all that annotates; who has come and gone since)."""
+        try:
+            before, self._nodes = self._nodes, {node.key: node for node in self._session.nodes()}
+        except RayError:  # the head is away for a moment, or the run is about to hear that it is gone
+            return "", []
+        gone = [f"node {before[key].name} is gone" for key in before.keys() - self._nodes.keys()]
+        come = [f"node {self._nodes[key].name} has come" for key in self._nodes.keys() - before.keys()]
+        annotating = [node for node in self._nodes.values() if node.fits(self._compute.annotate_on)]
+        lost = self._resources.device == "cuda" and not gpus_of(annotating)
+        return "GPUs: none is left; the models go on as soon as one comes" if lost else "", sorted(gone) + sorted(come)
 
 
 def cause(exc: RayError) -> JobError:

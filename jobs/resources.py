@@ -111,13 +111,6 @@ def decide(compute: ComputeConfig, output: OutputConfig, nodes: Sequence[Node], 
     )
 
 
-def missing_gpus(compute: ComputeConfig, resources: Resources, session: Session) -> str:
-    """What a run on these resources is waiting for, when the cluster has lost all that annotates; empty otherwise."""
-    if resources.device != "cuda" or gpus_of(node for node in session.nodes() if node.fits(compute.annotate_on)):
-        return ""
-    return "GPUs: none is left; the models go on as soon as one comes"
-
-
 def gpus_of(nodes: Any) -> int:
     return sum(int(node.gpus) for node in nodes)
 

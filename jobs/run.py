@@ -7,7 +7,6 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
@@ -26,8 +25,8 @@ from jobs.models import Spec
 from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
 from jobs.pipeline import Pipeline
 from jobs.plan import Part, Work, plan
-from jobs.remote import Ask, Send, cause, metering
-from jobs.resources import Resources, missing_gpus, settle
+from jobs.remote import Ask, Roll, Send, cause, metering
+from jobs.resources import Resources, settle
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
@@ -169,8 +168,8 @@ class _Job:
             pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
             sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
             metrics = Metrics(self.path, work.shards - work.shards_done, resources)
-            missing = partial(missing_gpus, self.config.compute, resources, session)
-            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, missing)
+            roll = Roll(self.config.compute, resources, session)
+            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, roll)
             try:
                 with watch.watching():
                     pipeline.write(pipeline.build(work.tasks), sink, run)

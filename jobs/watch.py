@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +26,7 @@ from jobs.meter import Snapshot, Tally
 from jobs.metrics import Metrics
 from jobs.plan import Work
 from jobs.progress import Display, Progress, before, progress, publish
-from jobs.remote import Ask, look
+from jobs.remote import Ask, Roll, look
 from jobs.storage import Storage
 
 GRACE = 60.0  # seconds for what is in flight
@@ -36,7 +36,7 @@ _TICK, _PUBLISH_EVERY, _TELL_EVERY = 0.5, 5.0, 30.0  # seconds
 @dataclass
 class Watch:
     """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end;
-    `metrics` show its counts to Prometheus; `missing` says what the cluster has lost, and is expected back."""
+    `metrics` show its counts to Prometheus; `roll` says which nodes come and go."""
 
     run: str
     part: str
@@ -46,7 +46,7 @@ class Watch:
     lease: Lease
     meter: Any
     metrics: Metrics
-    missing: Callable[[], str] = str
+    roll: Roll
     seen: Snapshot = field(default_factory=Snapshot)
     stopped: JobError | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -151,7 +151,9 @@ class Watch:
 
     def _mind_stall(self) -> None:
         """Ray's own timeout would end a run that waits for a spot node; this one knows what it waits for."""
-        quiet, self._waiting = self._stall.seconds(self.seen), self.missing()
+        quiet, (self._waiting, changes) = self._stall.seconds(self.seen), self.roll.call()
+        for change in changes:
+            log.say("note", change)
         if self._waiting:
             limit, name, why = self.config.compute.wait_seconds, "compute.wait_seconds", f" for {self._waiting}"
         else:

@@ -11,7 +11,8 @@ from cluster.nodes import Node
 from jobs import resources
 from jobs.config import ComputeConfig, OutputConfig
 from jobs.errors import ClusterError
-from jobs.resources import NotYet, Resources, decide, missing_gpus, settle
+from jobs.remote import Roll
+from jobs.resources import NotYet, Resources, decide, settle
 
 OUTPUT = OutputConfig(path="out")
 
@@ -112,11 +113,11 @@ def test_actors_leave_a_core_for_decode_and_a_sliver_for_writes(cpus: int, gpus:
 
 
 def gpu(gpus: int = 1, cpus: int = 4, **labels: str) -> Node:
-    return Node("gpu", cpus, gpus, labels)
+    return Node("gpu", cpus, gpus, labels, key="gpu")
 
 
 def cpu(cpus: int = 4, **labels: str) -> Node:
-    return Node("cpu", cpus, 0, labels)
+    return Node("cpu", cpus, 0, labels, key="cpu")
 
 
 HEAD = Node("head", 0)
@@ -260,12 +261,22 @@ def test_on_a_machine_of_ones_own_nobody_waits(asked: list[Any]) -> None:
     assert (cluster.looks, asked) == (1, [])
 
 
+def rolled(of: Resources, *looks: list[Node]) -> list[tuple[str, list[str]]]:
+    """What a roll call says at each look after the first."""
+    coming = iter(looks)
+    roll = Roll(ComputeConfig(annotate_on={"card": "H100"}), of, Session(False, lambda: next(coming)))
+    return [roll.call() for _ in looks[1:]]
+
+
 def test_gpus_that_went_away_are_missed() -> None:
-    compute = ComputeConfig(annotate_on={"card": "H100"})
     on_gpus, on_cpus = across([gpu(1, 4)]), across([cpu()])
+    h100, t4 = gpu(card="H100"), gpu(card="T4")
+    assert [bool(waits) for waits, _ in rolled(on_gpus, [cpu(), h100], [cpu(), t4], [cpu(), h100])] == [True, False]
+    assert rolled(on_cpus, [cpu()], [cpu()]) == [("", [])]
 
-    def missed(of: Resources, *nodes: Node) -> str:
-        return missing_gpus(compute, of, Session(False, lambda: list(nodes)))
 
-    assert "none is left" in missed(on_gpus, cpu(), gpu(card="T4"))
-    assert missed(on_gpus, cpu(), gpu(card="H100")) == missed(on_cpus, cpu()) == ""
+def test_nodes_that_come_and_go_are_named() -> None:
+    """A node that is cut off and comes back is another one to Ray."""
+    one, two, again = (Node(name, 4, key=key) for name, key in (("w1", "a"), ("w2", "b"), ("w1", "c")))
+    changes = [said for _, said in rolled(across([cpu()]), [one, two], [two], [two], [two, again], [again])]
+    assert changes == [["node w1 is gone"], [], ["node w1 has come"], ["node w2 is gone"]]

@@ -42,7 +42,8 @@ class Stoppable:
 def watching(config: JobConfig, missing: str = "") -> Watch:
     work = Work(tasks=(), shards=2, shards_done=0, rows_done=0, bytes_left=10)
     any_: Any = None
-    return Watch("r1", "", work, config, Storage(), any_, Stoppable(), any_, lambda: missing)
+    roll: Any = SimpleNamespace(call=lambda: (missing, []))
+    return Watch("r1", "", work, config, Storage(), any_, Stoppable(), any_, roll)
 
 
 def after(rows: int) -> Snapshot:

@@ -117,6 +117,8 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(
     assert driver.wait(200) == 0, said()
     assert "waiting   compute.gpus.min is 1, but Ray sees 0 on nodes with card: h" in said()
     assert "annotate on 1 to 2 GPUs" in said()
+    assert "has come" in said()
+    assert "is gone" in said()
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"annotate-gpu", "decode-cpu"}
     assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == [
         (f"part-{shard:05d}.parquet", row) for shard in range(3) for row in range(40)
