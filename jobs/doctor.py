@@ -9,11 +9,12 @@ from functools import partial
 from io import StringIO
 
 from cluster import local
+from cluster.nodes import Node
 from cluster.survey import Machine, survey
 from jobs.config import JobConfig
 from jobs.errors import JobError
 from jobs.identity import check_output
-from jobs.resources import decide
+from jobs.resources import NotYet, decide
 from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -46,8 +47,8 @@ def examine(config: JobConfig) -> Iterator[Finding]:
     yield _try("models", lambda: _models(storage, config))
     try:
         with local.session() as session:
-            nodes = session.nodes()
-            yield _try("resources", lambda: str(decide(config.compute, config.output, nodes, grows=not session.own)))
+            nodes, grows = session.nodes(), not session.own
+            yield _try("resources", lambda: _resources(config, nodes, grows))
             yield from _machines(survey(_PACKAGES))
     except ConnectionError as exc:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")
@@ -58,6 +59,16 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, True, look())
     except JobError as exc:
         return Finding(what, False, exc.message, exc.hint)
+
+
+def _resources(config: JobConfig, nodes: list[Node], grows: bool) -> str:
+    """On a cluster, what is not there may still come."""
+    try:
+        return str(decide(config.compute, config.output, nodes, grows=grows))
+    except NotYet as exc:
+        if not grows:
+            raise
+        return f"{exc.message}; a run waits {config.compute.wait_seconds:,.0f} s for it (compute.wait_seconds)"
 
 
 def _models(storage: Storage, config: JobConfig) -> str:

@@ -34,8 +34,10 @@ def test_everything_that_is_missing_is_said_at_once(ray_session: None, s3: str, 
     assert vit is not None
     models = job.models.model_copy(update={"vit": vit.model_copy(update={"weights": str(tmp_path)})})
     found = list(examine(job.model_copy(update={"models": models})))
-    assert failed(found) == ["source", "output", "clock", "models", "resources"]
+    assert failed(found) == ["source", "output", "clock", "models"]
     assert all(finding.hint for finding in found if not finding.ok)
+    (resources,) = (finding.said for finding in found if finding.what == "resources")
+    assert "Ray sees no GPU; a run waits 1,800 s for it" in resources
 
 
 def test_each_machine_answers_for_itself(ray_session: None) -> None:
