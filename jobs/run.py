@@ -130,9 +130,10 @@ class _Job:
         return self._drop(now.overlapping(), now)
 
     def execute(self, run: str, lease: Lease, committed: Ledger, session: Session) -> Summary:
-        began, cpu = time.monotonic(), time.process_time()
         waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
-        resources = settle(self.config.compute, self.config.output, session, waiting.tell)
+        with waiting.until_it_ends():
+            resources = settle(self.config.compute, self.config.output, session, waiting.tell)
+        began, cpu = time.monotonic(), time.process_time()
         if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
             log.say("note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
         cluster = totals(session.nodes())

@@ -208,6 +208,16 @@ class Waiting:
     _told: float = -inf
     _published: float = -inf
 
+    @contextmanager
+    def until_it_ends(self) -> Iterator["Waiting"]:
+        """A run that gives up, or is stopped meanwhile, is seen to be stopped."""
+        try:
+            yield self
+        except BaseException:
+            with suppress(StorageError):
+                publish(self.storage, self.output, self.part, replace(before(self.run, "", 0.0), state="stopped"))
+            raise
+
     def tell(self, why: str, seconds: float) -> None:
         """Raises OutputError when another run has taken the lease."""
         now = time.monotonic()

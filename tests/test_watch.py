@@ -94,6 +94,9 @@ def test_a_run_that_waits_shows_it_and_keeps_its_lease(
     told, healthy = status(out, as_json=False)
     assert healthy
     assert "waiting: compute.gpus is 8" in told
+    with pytest.raises(KeyboardInterrupt), waiting.until_it_ends():
+        raise KeyboardInterrupt
+    assert read_all(storage, out)[0].state == "stopped"
     lease.release()
     with pytest.raises(OutputError):
         Waiting("r1", "", storage, out, lease).tell("compute.gpus is 8, but Ray sees 2", 99)
