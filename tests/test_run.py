@@ -160,9 +160,9 @@ def test_the_pinned_recipe_runs_again_and_does_nothing(finished: Finished) -> No
     assert objects(finished.out) == before
 
 
-def cut_down(process: "subprocess.Popen[bytes]", how: signal.Signals) -> int:
-    """The signal to the whole group, as a terminal or a scheduler sends it; then whatever of Ray is left of it."""
-    os.killpg(process.pid, how)
+def cut_down(process: "subprocess.Popen[bytes]") -> int:
+    """SIGKILL to the whole group; then whatever of Ray is left of it."""
+    os.killpg(process.pid, signal.SIGKILL)
     code = process.wait(120)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -172,10 +172,7 @@ def cut_down(process: "subprocess.Popen[bytes]", how: signal.Signals) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "ctrl-c"])
-def test_a_run_that_is_killed_goes_on_where_it_was(
-    ray_session: None, tmp_path: Path, how: signal.Signals, code: int
-) -> None:
+def test_a_run_that_is_killed_goes_on_where_it_was(ray_session: None, tmp_path: Path) -> None:
     """Spot machines go without a word; what is committed stays, what is not is computed, nothing comes twice."""
     corpus.write_parquet(tmp_path / "in", 12, 30)
     config = small_job(tmp_path / "in", tmp_path / "out")
@@ -190,14 +187,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.01)
         finally:
-            ended = cut_down(process, how)
+            ended = cut_down(process)
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert ended == code, (tmp_path / "log").read_text()
+    assert ended == -signal.SIGKILL, (tmp_path / "log").read_text()
     events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert (events[-1]["event"] == "stopped") == (how is signal.SIGINT)
+    assert events[-1]["event"] not in ("stopped", "finished")
     survived = {name: when for name, when in objects(config.output.path).items() if name.endswith(".parquet")}
     count = sum(pq.read_metadata(name).num_rows for name in survived)
-    assert 0 < count < 360 or how is signal.SIGINT  # which commits what is in flight, here perhaps all of it
+    assert 0 < count < 360
     assert run(config).run.get("rows", 0) == 360 - count
     assert survived.items() <= objects(config.output.path).items()
     found = addresses(read(config.output.path, "rows"), read(config.output.path, "rejects"))
