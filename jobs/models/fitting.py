@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.errors import ClusterError
+
 CACHE = Path("~/.cache/coyo-jobs/parts").expanduser()
 _SIZES = tuple(4 << step for step in range(10))  # rows
 _TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
@@ -161,4 +163,20 @@ class Device:
         """The model's function of n images, as it is to be called here."""
         if not self.compiled:
             return Fitting(forward, self.pace)
-        return Fitting(torch.compile(forward, dynamic=False), self.pace, padded=True)
+        return Fitting(_compiled(forward), self.pace, padded=True)
+
+
+def _compiled(forward: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Its kernels are made at the first call. Raises ClusterError where they cannot be."""
+    from torch._inductor.exc import InductorError
+
+    compiled = torch.compile(forward, dynamic=False)
+
+    def call(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        try:
+            return compiled(*given)
+        except InductorError as exc:
+            hint = "put a C compiler on every node that annotates, or set compute.compile: false"
+            raise ClusterError(f"compute.compile: {str(exc).splitlines()[0]}", hint) from exc
+
+    return call
