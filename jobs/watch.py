@@ -33,6 +33,19 @@ GRACE = 60.0  # seconds for what is in flight
 _TICK, _PUBLISH_EVERY, _TELL_EVERY = 0.5, 5.0, 30.0  # seconds
 
 
+class Stall:
+    """Since when nothing has moved."""
+
+    def __init__(self) -> None:
+        self._moved, self._since = -1, time.monotonic()
+
+    def seconds(self, seen: Snapshot) -> float:
+        moved = sum(tally.rows for tally in seen.stages.values()) + seen.finished_shards + sum(seen.ran_on.values())
+        if moved != self._moved:
+            self._moved, self._since = moved, time.monotonic()
+        return time.monotonic() - self._since
+
+
 @dataclass
 class Watch:
     """One run's. `part` is the suffix of its files; `meter` is the actor that counts, and tells readers to end;
@@ -53,7 +66,7 @@ class Watch:
     _stopped_at: float | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _told: tuple[int, int] = (0, 0)  # notes and shards
-    _stall: "Stall" = field(default_factory=lambda: Stall())
+    _stall: Stall = field(default_factory=Stall)
     _waiting: str = ""
 
     @contextmanager
@@ -183,19 +196,6 @@ class Watch:
                 signal.signal(number, handler)
 
 
-class Stall:
-    """Since when nothing has moved."""
-
-    def __init__(self) -> None:
-        self._moved, self._since = -1, time.monotonic()
-
-    def seconds(self, seen: Snapshot) -> float:
-        moved = sum(tally.rows for tally in seen.stages.values()) + seen.finished_shards + sum(seen.ran_on.values())
-        if moved != self._moved:
-            self._moved, self._since = moved, time.monotonic()
-        return time.monotonic() - self._since
-
-
 @dataclass
 class Waiting:
     """A run that cannot begin yet: says what it waits for, there and in the output, and keeps its lease."""
@@ -209,11 +209,11 @@ class Waiting:
     _published: float = -inf
 
     @contextmanager
-    def until_it_ends(self) -> Iterator["Waiting"]:
+    def until_it_ends(self) -> Iterator[None]:
         """A run that gives up, or is stopped meanwhile, is seen to be stopped."""
         try:
-            yield self
-        except BaseException:
+            yield
+        except (JobError, KeyboardInterrupt):
             with suppress(StorageError):
                 publish(self.storage, self.output, self.part, replace(before(self.run, "", 0.0), state="stopped"))
             raise

@@ -91,11 +91,10 @@ class Fixed:
     """So many rows; without a number all at once."""
 
     def __init__(self, rows: int = sys.maxsize) -> None:
-        self.best: int | None = rows
+        self.best = rows
 
     @contextmanager
     def parts(self, count: int) -> Iterator[int]:  # noqa: ARG002
-        assert self.best is not None
         yield self.best
 
 
