@@ -1,0 +1,51 @@
+"""How many images at once are fastest: each model's call of 32 images and texts, its images in parts of 4 to 32.
+
+    python -m benchmarks.parts [--rounds 3] [--size small] [--threads 1] [--home DIR]
+
+Images per second, the median of the rounds. What it wins in a whole job, where calls and decoders share the cores:
+benchmarks.throughput, with and without --set compute.batch_size=32.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import HOME, checkpoints, gpu
+from jobs.annotate import Annotator, How
+
+_BATCH, _SIZES = 32, (4, 8, 16, 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="small")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--home", type=Path, default=HOME)
+    args = parser.parse_args()
+    specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size))
+    table = gpu.block(specs, _BATCH)
+    annotators = {size: Annotator(specs, How("cpu", threads=args.threads, batch=size)) for size in _SIZES}
+    calls = {size: gpu.resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
+    for spec in specs:
+        rates: dict[int, list[float]] = {size: [] for size in _SIZES}
+        for _ in range(args.rounds):
+            for size, found in rates.items():
+                found.append(rate(calls[size][spec.kind]))
+        told = ", ".join(f"{statistics.median(found):.1f} in parts of {size}" for size, found in rates.items())
+        print(f"{spec.kind}: {told}", flush=True)
+
+
+def rate(call: Any) -> float:
+    since = time.perf_counter()
+    with torch.inference_mode():
+        call()
+    return _BATCH / (time.perf_counter() - since)
+
+
+if __name__ == "__main__":
+    main()
