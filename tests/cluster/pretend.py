@@ -2,8 +2,8 @@
 
     python -m tests.cluster.pretend JOB SEEN SECONDS
 
-runs the recipe on the cluster of RAY_ADDRESS, each batch taking SECONDS more; there is a file SEEN/STAGE for each kind
-of node that a stage ran on, as annotate-gpu.
+runs the recipe on the cluster of RAY_ADDRESS, each batch taking SECONDS more until there is a file SEEN/hurry; there is
+a file SEEN/STAGE for each kind of node that a stage ran on, as annotate-gpu.
 """
 
 import os
@@ -33,7 +33,9 @@ class Actor(AnnotateActor):
         super().__init__(specs, compute, replace(resources, device="cpu"), report)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        time.sleep(SECONDS)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and not (SEEN / "hurry").exists():
+            time.sleep(0.1)
         return super().__call__(decoded)
 
 

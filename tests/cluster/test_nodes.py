@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.config import JobConfig
+from jobs.demo import corpus
 from jobs.paths import FOLDERS
 from jobs.verify import show, verify
 from tests.cluster.conftest import free_port
@@ -91,37 +92,38 @@ def nodes(kind: str, address: str) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(
-    growing: str, scenes_parquet: Path, tmp_path: Path
-) -> None:
-    """It begins on a cluster without a node; one GPU comes, then a second; the first is taken away."""
+def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growing: str, tmp_path: Path) -> None:
+    """It begins on a cluster without a node; one GPU comes, then a second; the first is taken away. Batches are slow
+    until then, and more than one actor has room for: it is what waits that makes a pool grow."""
+    corpus.write_parquet(tmp_path / "shards", 15, 8)
     compute = {
         "device": "cuda", "gpus": {"min": 1, "max": 2}, "decode_cpus": 1, "annotate_on": {"card": "h"},
         "decode_on": {"role": "cpu"}, "batch_size": 4, "wait_seconds": 120,
     }  # fmt: skip
-    tree = small_job(scenes_parquet, tmp_path / "out").model_dump()
+    tree = small_job(tmp_path / "shards", tmp_path / "out").model_dump()
     config = JobConfig.of(tree | {"compute": tree["compute"] | compute})
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     (tmp_path / "seen").mkdir()
-    command = [sys.executable, "-m", "tests.cluster.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "0.6"]
-    where = {"RAY_ADDRESS": growing, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "tests.cluster.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "6"]
+    soon = {"RAY_DATA_CLUSTER_UTIL_AVG_WINDOW_S": "2", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2"}
+    where = {"RAY_ADDRESS": growing, "RAY_AUTH_MODE": "disabled", **soon}
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(command, env={**ENVIRONMENT, **where}, cwd=ROOT, stdout=log, stderr=log)
 
     def said() -> str:
         return (tmp_path / "log").read_text()
 
-    until(lambda: list((tmp_path / "out").glob("rows/*.parquet")))
     until(lambda: len(nodes("gpu", growing)) == 2)
     os.kill(nodes("gpu", growing)[0], signal.SIGKILL)
+    (tmp_path / "seen/hurry").touch()
     assert driver.wait(200) == 0, said()
     assert "waiting   compute.gpus.min is 1, but Ray sees 0 on nodes with card: h" in said()
     assert "annotate on 1 to 2 GPUs" in said()
     assert "has come" in said()
     assert "is gone" in said()
-    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"annotate-gpu", "decode-cpu"}
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"annotate-gpu", "decode-cpu", "hurry"}
     assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == [
-        (f"part-{shard:05d}.parquet", row) for shard in range(3) for row in range(40)
+        (f"part-{shard:05d}.parquet", row) for shard in range(15) for row in range(8)
     ]
     checks = verify(config.output.path, deep=True)
     assert all(check.ok for check in checks), show(checks)
