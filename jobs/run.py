@@ -63,16 +63,14 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
-    """Resolve and load each checkpoint once, before any cluster is used. Raises CheckpointError."""
-    from jobs.models import dual, vit, weights
+    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
+    from jobs.models import proofs, weights
 
     specs: list[Spec] = []
-    if config.models.vit:
-        pinned, folder = weights.pin("vit", config.models.vit.weights, config.models.vit.revision, storage)
-        specs.append(vit.describe(config.models.vit, pinned, folder))
-    if config.models.align:
-        pinned, folder = weights.pin("align", config.models.align.weights, config.models.align.revision, storage)
-        specs.append(dual.describe(config.models.align, pinned, folder, config.output.embedding_dtype))
+    for kind, section in config.models:
+        if section:
+            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
+            specs.append(proofs.described(kind, config, pinned, folder))
     for spec in specs:
         said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
         if schema.ZERO_SHOT_LABELS in spec.columns:

@@ -1,23 +1,19 @@
 """A model's call in parts: as many rows at once as are fastest on this device, and never more than fit into it."""
 
-import hashlib
 import json
-import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 
 import torch
 
 from jobs.errors import ClusterError
+from jobs.models import memory
 
-CACHE = Path("~/.cache/coyo-jobs/parts").expanduser()
 _SIZES = tuple(4 << step for step in range(10))  # rows
 _TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
 _WORSE = 2  # sizes in a row that are slower than the best so far: larger ones are not tried
@@ -31,7 +27,6 @@ class Pace:
     def __init__(self, key: str, device: torch.device, most: int) -> None:
         self._key, self._device = f"{key}, at most {most} rows, torch {torch.__version__}", device
         self._sizes = [size for size in _SIZES if size <= most] or [most]
-        self._file = CACHE / f"{hashlib.sha256(self._key.encode()).hexdigest()[:32]}.json"
         self._alone = threading.Lock()
         self._seconds: dict[int, list[float]] = {}  # of a row, by size
         self.best = self._remembered()
@@ -63,21 +58,12 @@ class Pace:
             best = min(tried, key=lambda size: min(self._seconds[size]))
             if len(tried) - 1 - tried.index(best) >= _WORSE or len(tried) == len(self._sizes):
                 self.best = best
-                self._remember(best)
+                memory.remember("parts", self._key, json.dumps(best).encode())
 
     def _remembered(self) -> int | None:
-        try:
-            told = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):  # none yet, or cut when a disk was full
-            return None
-        size = told.get("rows") if isinstance(told, dict) else None
+        held = memory.recall("parts", self._key)
+        size = json.loads(held) if held else None
         return size if size in self._sizes else None
-
-    def _remember(self, size: int) -> None:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as file:
-            json.dump({"of": self._key, "rows": size}, file)
-        os.replace(file.name, self._file)
 
     def _clock(self) -> float:
         """Seconds. On a CPU those of this thread at work: decoders and other calls take the cores meanwhile."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.models import fitting
+from jobs.models import fitting, memory
 from jobs.models.fitting import Device, Fitting, Fixed, Pace
 from tests.models.architectures import classifier
 from tests.models.checkpoints import column, noise, on, spec
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(fitting, "CACHE", tmp_path / "parts")
+    monkeypatch.setattr(memory, "CACHE", tmp_path)
     return tmp_path / "parts"
 
 
@@ -110,9 +110,8 @@ def test_what_was_found_is_remembered_for_this_model_and_no_other(monkeypatch: p
     assert Pace("a", CPU, 32).best == 8
     assert Pace("b", CPU, 32).best is Pace("a", CPU, 64).best is None
     (file,) = cache.iterdir()
-    for broken in ("", "[]", '{"rows": 7}', '{"rows": "8"}'):
-        file.write_text(broken)
-        assert Pace("a", CPU, 32).best is None
+    file.write_bytes(file.read_bytes()[:-1])
+    assert Pace("a", CPU, 32).best is None
 
 
 def test_short_calls_settle_nothing_about_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:

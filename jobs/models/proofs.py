@@ -1,0 +1,52 @@
+"""What a checkpoint was found to be, remembered on this machine: to import torch and load it again takes seconds.
+
+A proof holds for the same files, the same section of the recipe and the same code, this package's and its libraries'.
+The actors load every checkpoint completely in any case.
+"""
+
+import hashlib
+import pickle
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from jobs.config import JobConfig
+from jobs.models import Spec, memory
+from jobs.models.weights import Weights
+from jobs.storage import Storage
+
+_LIBRARIES = ("transformers", "torch", "tokenizers", "pillow", "numpy", "pyarrow")
+
+
+def described(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
+    """What the model is, of a recipe's section of this kind: as found before, or now. Raises CheckpointError."""
+    section = getattr(config.models, kind)
+    if getattr(section, "zero_shot", None):  # its labels may be a file, and that may have changed
+        return _describe(kind, config, weights, folder)
+    key = f"{kind}, {weights.name}, {weights.revision}, {section!r}, {config.output.embedding_dtype}, {_code()}"
+    if held := memory.recall("proofs", key):
+        spec: Spec = pickle.loads(held)
+    else:
+        spec = _describe(kind, config, weights, folder)
+        nowhere = replace(spec, weights=replace(weights, storage=Storage()))  # how to reach a bucket is not for a cache
+        memory.remember("proofs", key, pickle.dumps(nowhere))
+    return replace(spec, weights=weights)
+
+
+def _describe(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
+    from jobs.models import dual, vit  # seconds, and torch
+
+    if kind == "vit" and config.models.vit:
+        return vit.describe(config.models.vit, weights, folder)
+    assert config.models.align
+    return dual.describe(config.models.align, weights, folder, config.output.embedding_dtype)
+
+
+@cache
+def _code() -> str:
+    """All that a description depends on beside its input."""
+    ours = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        ours.update(path.read_bytes())
+    return ", ".join([ours.hexdigest(), *(f"{name} {version(name)}" for name in _LIBRARIES)])

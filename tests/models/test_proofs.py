@@ -1,0 +1,109 @@
+"""A checkpoint is proved once on a machine: what it was found to be is remembered."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.config import JobConfig
+from jobs.errors import CheckpointError
+from jobs.models import Spec, memory, proofs, weights
+from jobs.storage import Storage
+from tests.models.checkpoints import copy, edit, rewrite
+from tests.test_stopping import ENVIRONMENT, ROOT
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(memory, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "proofs"
+
+
+def recipe(folder: Path, **section: Any) -> JobConfig:
+    """For the one model in the folder, a classifier or an encoder."""
+    kind = "align" if "Align" in (folder / "config.json").read_text() else "vit"
+    models = {"vit": None, "align": None, kind: {"weights": str(folder), **section}}
+    return JobConfig.of({"source": {"path": "in"}, "models": models, "output": {"path": "out"}})
+
+
+def described(config: JobConfig) -> Spec:
+    kind, section = next((kind, section) for kind, section in config.models if section)
+    pinned, folder = weights.pin(kind, section.weights, None, Storage())
+    return proofs.described(kind, config, pinned, folder)
+
+
+@pytest.mark.parametrize("kind", ["vit", "align"])
+def test_what_is_remembered_is_what_was_found(kind: str, tmp_path: Path, cache: Path) -> None:
+    config = recipe(copy(kind, tmp_path / kind))
+    found = described(config)
+    (file,) = cache.iterdir()
+    written = file.stat().st_mtime_ns
+    assert described(config) == found
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_proof_is_of_these_files_this_recipe_and_this_code(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy("vit", tmp_path / "vit")
+    assert described(recipe(folder)).options["top_k"] == 5
+    assert described(recipe(folder, top_k=2)).options["top_k"] == 2
+    edit(folder, "preprocessor_config.json", image_mean=[0.4, 0.5, 0.6])
+    assert described(recipe(folder)).scale.offset[0] != described(recipe(folder)).scale.offset[1]
+    monkeypatch.setattr(proofs, "_code", lambda: "a later version")
+    described(recipe(folder))
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_again_and_again(tmp_path: Path, cache: Path) -> None:
+    config = recipe(rewrite(copy("vit", tmp_path / "vit"), classifier__bias=None))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="missing keys"):
+            described(config)
+    assert not cache.exists()
+
+
+def test_labels_of_a_file_are_read_each_time(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_text("a cat\na dog\n")
+    config = recipe(copy("align", tmp_path / "align"), zero_shot={"labels": str(tmp_path / "labels")})
+    assert described(config).labels == ("a cat", "a dog")
+    (tmp_path / "labels").write_text("a bird\n")
+    assert described(config).labels == ("a bird",)
+
+
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, cache: Path) -> None:
+    config = recipe(copy("vit", tmp_path / "vit"))
+    found = described(config)
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert described(config) == found
+
+
+def test_a_home_that_cannot_be_written_only_forgets(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(memory, "CACHE", tmp_path / "file" / "below")
+    config = recipe(copy("vit", tmp_path / "vit"))
+    assert described(config) == described(config)
+    assert not cache.exists()
+
+
+def test_what_was_proved_is_described_without_torch(tmp_path: Path) -> None:
+    """It is most of the time that a short command takes."""
+    (tmp_path / "job.yaml").write_text(recipe(copy("vit", tmp_path / "vit")).to_yaml())
+    code = (
+        "import sys; from jobs.config import JobConfig; from jobs.run import describe_models; "
+        "from jobs.storage import Storage; "
+        f"describe_models(JobConfig.load({str(tmp_path / 'job.yaml')!r}), Storage()); print('torch' in sys.modules)"
+    )
+    told = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**ENVIRONMENT, "HOME": str(tmp_path)}, cwd=ROOT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        told.append(done.stdout.strip().splitlines()[-1])
+    assert told == ["True", "False"]
