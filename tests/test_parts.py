@@ -34,11 +34,10 @@ def check(config: JobConfig) -> None:
     assert all(check.ok for check in checks), show(checks)
 
 
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
-def test_parts_in_any_order_make_one_output(config: JobConfig, order: tuple[int, ...]) -> None:
+def test_parts_in_any_order_make_one_output(config: JobConfig) -> None:
     """An early _SUCCESS starts a training on a third of the data."""
     marks = []
-    for index in order:
+    for index in (3, 1, 2):
         run(config, Part(index, 3))
         marks.append(Storage().exists(f"{config.output.path}/_SUCCESS"))
     assert marks == [False, False, True]
