@@ -26,9 +26,10 @@ def paint(pixels: Pixels, canvas: Canvas, size: tuple[int, int] | None) -> Pixel
 
 def _resize(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
     torch = _torch()
-    batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1).unsqueeze(0)
+    # A batch before it is permuted: only then torch sees that the colours lie side by side, and leaves them so.
+    batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(batch, size=size, mode=mode, antialias=True)
-    return np.asarray(resized.squeeze(0).permute(1, 2, 0))
+    return np.asarray(resized.permute(0, 2, 3, 1)[0])
 
 
 @cache

@@ -48,6 +48,13 @@ def test_fast_pixels_are_a_level_or_two_from_the_exact_ones(canvas: Canvas, size
     assert np.abs(exact - fast).mean() < 0.3
 
 
+@pytest.mark.parametrize("canvas", [SQUASH, EDGE, CUBIC], ids=["squash", "edge", "bicubic"])
+def test_fast_pixels_lie_as_the_block_will_have_them(canvas: Canvas) -> None:
+    """Planes of colours would be copied into it byte by byte, which takes as long as the resize."""
+    (painted,) = render(jpeg(500, 380), DecodeConfig(), [canvas], fast=True)
+    assert painted.strides[1:] == (3, 1)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_jpeg_of_every_kind_comes_out_the_same(mode: str, options: dict[str, object]) -> None:
