@@ -92,6 +92,7 @@ def nodes(kind: str, address: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growing: str, tmp_path: Path) -> None:
     """It begins on a cluster without a node; one GPU comes, then a second; the first is taken away. Batches are slow
     until then, and more than one actor has room for: it is what waits that makes a pool grow."""
@@ -104,7 +105,7 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
     config = JobConfig.of(tree | {"compute": tree["compute"] | compute})
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     (tmp_path / "seen").mkdir()
-    command = [sys.executable, "-m", "tests.cluster.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "6"]
+    command = [sys.executable, "-m", "tests.cluster.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "10"]
     soon = {"RAY_DATA_CLUSTER_UTIL_AVG_WINDOW_S": "2", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2"}
     where = {"RAY_ADDRESS": growing, "RAY_AUTH_MODE": "disabled", **soon}
     with (tmp_path / "log").open("wb") as log:
@@ -113,7 +114,7 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
     def said() -> str:
         return (tmp_path / "log").read_text()
 
-    until(lambda: len(nodes("gpu", growing)) == 2)
+    until(lambda: len(nodes("gpu", growing)) == 2, 180)
     os.kill(nodes("gpu", growing)[0], signal.SIGKILL)
     (tmp_path / "seen/hurry").touch()
     assert driver.wait(200) == 0, said()
