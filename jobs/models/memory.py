@@ -1,17 +1,17 @@
 """What this machine found out once and need not find out again: small files that may vanish at any time."""
 
 import hashlib
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from jobs import whole
 
 CACHE = Path("~/.cache/coyo-jobs").expanduser()
 _DIGEST = hashlib.sha256().digest_size
 
 
 def recall(kind: str, key: str) -> bytes | None:
-    """What was remembered under the key; None also for a file that is not whole, as when a disk was full."""
+    """What was remembered under the key; None also for a file that was damaged since."""
     try:
         held = _file(kind, key).read_bytes()
     except OSError:  # none yet, or none that this user may read
@@ -22,12 +22,8 @@ def recall(kind: str, key: str) -> bytes | None:
 
 def remember(kind: str, key: str, data: bytes) -> None:
     """Whole or not at all. Where nothing can be written, as in some containers, it is forgotten."""
-    file = _file(kind, key)
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
-            partial.write(hashlib.sha256(data).digest() + data)
-        os.replace(partial.name, file)
+    with suppress(OSError), whole.file(str(_file(kind, key))) as file:
+        file.write(hashlib.sha256(data).digest() + data)
 
 
 def _file(kind: str, key: str) -> Path:

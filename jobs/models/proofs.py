@@ -24,7 +24,7 @@ def described(kind: str, config: JobConfig, weights: Weights, folder: str) -> Sp
     section = getattr(config.models, kind)
     if getattr(section, "zero_shot", None):  # its labels may be a file, and that may have changed
         return _describe(kind, config, weights, folder)
-    key = f"{kind}, {weights.name}, {weights.revision}, {section!r}, {config.output.embedding_dtype}, {_code()}"
+    key = f"{kind}, {section!r}, {weights.revision}, {config.output.embedding_dtype}, {_code()}"
     if held := memory.recall("proofs", key):
         spec: Spec = pickle.loads(held)
     else:
