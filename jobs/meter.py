@@ -1,7 +1,7 @@
 """Counts what the stages do while a run goes on, for the live line and the rates in the summary.
 
-Only rates and progress come from here. What is committed is proved from the ledger, never from these counts: a
-retried task counts twice.
+Only rates and progress come from here. What is committed is proved from the ledger, never from these counts. A stage's
+tally is its work, in which a task that Ray repeats counts twice; rows and rejects count once.
 """
 
 import time
@@ -80,9 +80,11 @@ class ShardCount:
 
 @dataclass
 class Snapshot:
-    """`shards` are those that are done and not taken yet; `taken` were, before them."""
+    """`rows` have their results or a reason, `reasons` tell the latter; `shards` are those that are done and not taken
+    yet, `taken` were, before them."""
 
     stages: dict[str, Tally] = field(default_factory=dict)
+    rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     finished_shards: int = 0
     finished_bytes: int = 0
@@ -115,15 +117,16 @@ class _Open:
         self.covered: dict[str, Coverage] = {}
         self.done: tuple[Range, ...] | None = None
 
-    def add(self, stage: str, share: Coverage, reasons: Counter[str]) -> None:
-        """What Ray repeats is there already, and counts once."""
+    def add(self, stage: str, share: Coverage, reasons: Counter[str]) -> tuple[int, Counter[str]]:
+        """(rows that are annotated now, rejects) that are new: what Ray repeats is there already, and counts once."""
         before = self.covered.get(stage, Coverage())
         self.covered[stage] = before | share
         new = self.covered[stage].span - before.span
-        if new == share.span:
-            self.reasons.update(reasons)
-        if stage == Stage.ANNOTATE.value:
-            self.rows += max(0, new - share.unselected)
+        reasons = reasons if new == share.span else Counter()
+        rows = max(0, new - share.unselected) if stage == Stage.ANNOTATE.value else 0
+        self.rows += rows
+        self.reasons.update(reasons)
+        return rows, reasons
 
     def counted(self, shard: str) -> ShardCount | None:
         """Once every row went through both stages."""
@@ -156,9 +159,10 @@ class Meter:
         for phase, seconds in phases.items():
             tally.phases[phase] = tally.phases.get(phase, 0.0) + seconds
         for shard, (share, reasons) in shares.items():
-            self._now.reasons.update(reasons)
             if shard in self._shards or shard not in self._finished:  # else it is done
-                self._shards.setdefault(shard, _Open()).add(stage, share, reasons)
+                new, rejected = self._shards.setdefault(shard, _Open()).add(stage, share, reasons)
+                self._now.rows += new
+                self._now.reasons.update(rejected)
                 self._close(shard)
 
     def finish(self, shard: str, size: int, rows: int, done: tuple[Range, ...] = ()) -> None:

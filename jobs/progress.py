@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs import log
-from jobs.errors import OutputError, Stage
+from jobs.errors import OutputError
 from jobs.meter import Snapshot
 from jobs.paths import join
 from jobs.plan import Work
@@ -74,7 +74,7 @@ def before(run: str, waiting: str, seconds: float) -> Progress:
 
 def progress(*, run: str, state: str, seen: Snapshot, work: Work, seconds: float) -> Progress:
     """Committed rows come in whole objects; annotated ones move, so those are counted."""
-    rows = seen.stages[Stage.ANNOTATE.value].rows if Stage.ANNOTATE.value in seen.stages else 0
+    rows = seen.rows
     total, about = _expected(seen, work)
     rate = rows / seconds if seconds else 0.0
     return Progress(

@@ -20,9 +20,9 @@ from typing import Any
 
 from jobs import log, schema
 from jobs.config import JobConfig
-from jobs.errors import ClusterError, Interrupted, JobError, OutputError, Stage, StorageError
+from jobs.errors import ClusterError, Interrupted, JobError, OutputError, StorageError
 from jobs.lease import SECONDS, Lease
-from jobs.meter import Snapshot, Tally
+from jobs.meter import Snapshot
 from jobs.metrics import Metrics
 from jobs.plan import Work
 from jobs.progress import Display, Progress, before, progress, publish
@@ -124,8 +124,8 @@ class Watch:
             log.say(schema.SHARD, str(count), level=level, **asdict(count), rejects=count.rejects)
 
     def settle(self, rows: int, reasons: dict[str, int]) -> None:
-        """What is committed: rows that Ray computed twice were counted twice."""
-        self.seen.stages.setdefault(Stage.ANNOTATE.value, Tally()).rows = rows
+        """What is committed."""
+        self.seen.rows = rows
         self.seen.reasons = Counter(reasons)
 
     def publish(self, state: str) -> None:

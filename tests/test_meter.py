@@ -78,6 +78,8 @@ def test_blocks_that_ray_repeats_count_once(seed: int) -> None:
     for block, stage in told:
         pass_on(meter, block, stage)
     assert {name: (c["rows"], sum(c["reasons"].values())) for name, c in counts(meter).items()} == given
+    seen = meter.snapshot()
+    assert (seen.rows, seen.rejected) == tuple(map(sum, zip(*given.values(), strict=True)))
     pass_on(meter, blocks[0])
     assert not meter._shards
 

@@ -25,7 +25,8 @@ def on(calls: int) -> Resources:
 
 def seen(rows: int) -> Snapshot:
     annotate = Tally(rows, 8.0, first=100.0, last=110.0, phases={"forward": 5.0, "queue": 1.0})
-    return Snapshot({"decode": Tally(rows, 3.0), "annotate": annotate}, Counter(truncated=rows // 10))
+    stages = {"decode": Tally(rows, 3.0), "annotate": annotate}
+    return Snapshot(stages, reasons=Counter(truncated=rows // 10))
 
 
 def shown() -> dict[str, float]:

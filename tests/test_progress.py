@@ -20,8 +20,10 @@ def after(source: int, annotated: int, finished: int = 0) -> Snapshot:
     """Every shard of the work is 1,000 bytes and 5,000 rows."""
     meter = Meter()
     meter.count("source", source, 1.0, {}, {})
-    meter.count("annotate", annotated, 1.0, {}, {})
-    meter.count("decode", annotated, 1.0, {"shard 0": (Coverage(), Counter(truncated=2, no_image=1))}, {})
+    rows = Coverage(((0, annotated),))
+    for _ in range(2):  # what Ray repeats counts once
+        meter.count("annotate", annotated, 1.0, {"shard 0": (rows, Counter())}, {})
+        meter.count("decode", annotated, 1.0, {"shard 0": (rows, Counter(truncated=2, no_image=1))}, {})
     for shard in range(finished):
         meter.finish(f"shard {shard}", 1_000, 5_000)
     return meter.snapshot()
