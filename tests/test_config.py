@@ -64,6 +64,14 @@ def test_every_mistake_is_reported_at_once() -> None:
     assert [key for key in keys if f"{key} is " not in said] == []
 
 
+def test_a_number_may_be_written_as_people_write_it() -> None:
+    """To YAML, 1e-3 is text."""
+    source = {**PATHS["source"], "sample": {"fraction": "1e-3"}}
+    config = JobConfig.of({**PATHS, "source": source, "limits": {"decode_seconds": 5}})
+    assert config.source.sample is not None
+    assert (config.source.sample.fraction, config.limits.decode_seconds) == (0.001, 5.0)
+
+
 def test_an_empty_recipe_says_what_is_needed() -> None:
     assert message({}) == "source is needed and has no default; output is needed and has no default"
 
@@ -83,6 +91,9 @@ def test_an_empty_recipe_says_what_is_needed() -> None:
         ("compute", "batch_size", 8.0),
         ("compute", "decode_cpus", -1),
         ("models", "vit", 5),
+        ("limits", "decode_seconds", True),
+        ("limits", "decode_seconds", "nan"),
+        ("limits", "max_reject_fraction", "a tenth"),
         ("storage", "endpoint_url", "minio:9000"),
     ],
 )

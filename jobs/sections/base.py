@@ -16,11 +16,20 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_number(value: Any) -> Any:
+    """YAML reads 1e-3, which has no point, as text; what is no number is for pydantic to say."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Number = Annotated[float, BeforeValidator(as_number)]
 
 
 def seconds(default: float, description: str) -> Any:
-    return Field(default, gt=0.0, allow_inf_nan=False, strict=False, description=description)
+    return Field(default, gt=0.0, allow_inf_nan=False, description=description)
 
 
 def positive_or_auto(value: Any) -> Any:

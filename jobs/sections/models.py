@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from jobs.sections.base import Section, as_tuple
+from jobs.sections.base import Number, Section, as_tuple
 
 
 class VitConfig(Section):
@@ -14,7 +14,7 @@ class VitConfig(Section):
     weights: str = Field("kakaobrain/vit-large-patch16-384", description="hub id, local or s3:// folder, or demo")
     revision: str | None = Field(None, description="hub commit, branch or tag; null: the newest, as the run records")
     top_k: int = Field(5, gt=0, description="labels per image, at most")
-    min_prob: float = Field(0.0, ge=0.0, le=1.0, strict=False, description="labels below this probability are left out")
+    min_prob: Number = Field(0.0, ge=0.0, le=1.0, description="labels below this probability are left out")
 
 
 def distinct(labels: Iterable[str]) -> tuple[str, ...]:

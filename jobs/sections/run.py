@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from jobs.sections.base import Auto, Section, positive_or_auto, seconds
+from jobs.sections.base import Auto, Number, Section, positive_or_auto, seconds
 
 
 class OutputConfig(Section):
@@ -70,8 +70,8 @@ class ComputeConfig(Section):
     decode_cpus: int | Auto = Field("auto", description="CPU cores that read and decode; auto: all that are left")
     annotate_on: Selector = Field({}, description="labels of the nodes that annotate: {ray.io/accelerator-type: H100}")
     decode_on: Selector = Field({}, description="labels of the nodes that read and decode")
-    wait_seconds: float = Field(
-        1800.0, ge=0.0, strict=False, description="on a cluster, patience with GPUs and cores that are still coming"
+    wait_seconds: Number = Field(
+        1800.0, ge=0.0, description="on a cluster, patience with GPUs and cores that are still coming"
     )
 
     @field_validator("batch_size", "decode_cpus", mode="before")
@@ -116,14 +116,12 @@ class StorageConfig(Section):
 class LimitsConfig(Section):
     """What a run puts up with before it stops."""
 
-    max_reject_fraction: float = Field(
-        0.9, gt=0.0, le=1.0, strict=False, description="stop when more of the rows are rejects; 1.0 never stops"
+    max_reject_fraction: Number = Field(
+        0.9, gt=0.0, le=1.0, description="stop when more of the rows are rejects; 1.0 never stops"
     )
     after_rows: int = Field(1000, gt=0, description="rows to look at before max_reject_fraction counts")
     unreadable_shards: Literal["stop", "set_aside"] = Field(
         "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
     )
-    stalled_seconds: float = seconds(1800.0, "longer without a row that is read, decoded or annotated stops the run")
-    decode_seconds: float = Field(
-        60.0, gt=0.0, strict=False, description="longer decoding makes an image a reject, seconds"
-    )
+    stalled_seconds: Number = seconds(1800.0, "longer without a row that is read, decoded or annotated stops the run")
+    decode_seconds: Number = Field(60.0, gt=0.0, description="longer decoding makes an image a reject, seconds")
