@@ -1,19 +1,27 @@
-"""What one driver feeds: the job's own stages and sink, with actors that only sleep for a GPU's batch time.
+"""What one driver feeds: Ray Data with actors that only sleep for a GPU's batch time, and the job's own meter.
 
     python -m benchmarks.scale [--actors 1 8 32] [--batch-seconds 0.1] [--seconds 30]
 
-Rows carry no pixels, so that what is measured is Ray Data's and our cost for each block. Efficiency is the blocks that
-passed over those the sleeping actors could have taken. On few cores the actors' own processes are most of the cost: the
-driver's share is its CPU time for each block, which bounds what it can feed on a machine of its own.
+Rows carry no pixels, so that what is measured is the cost of each block. Efficiency is the blocks that passed over
+those the sleeping actors could have taken. On few cores the actors' own processes are most of the cost. What bounds a
+driver with cores of its own is its one thread that schedules: the CPU time of that for each block, beside the whole
+process's. The meter is one process, too, and hears of each block seven times: from more and more senders.
 """
 
 import argparse
 import threading
 import time
+from collections import Counter
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
+
+from jobs.errors import Stage
+from jobs.meter import Reporter
+from jobs.provenance import Coverage
+from jobs.remote import Ask, Send, metering
 
 ROWS = 128
 
@@ -37,14 +45,17 @@ def main() -> None:
     ray.init("local", num_cpus=max(args.actors) + 4, include_dashboard=False, log_to_driver=False)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    print("actors  blocks/s  efficiency  driver CPU ms per block")
+    print("actors  blocks/s  efficiency  CPU ms per block: scheduling thread, driver")
     for actors in args.actors:
-        rate, cost = fed(actors, args.batch_seconds, args.seconds)
-        print(f"{actors:6d}  {rate:8.1f}  {rate * args.batch_seconds / actors:10.2f}  {cost * 1000:8.2f}", flush=True)
+        rate, scheduling, cost = fed(actors, args.batch_seconds, args.seconds)
+        efficiency = rate * args.batch_seconds / actors
+        print(f"{actors:6d}  {rate:8.1f}  {efficiency:10.2f}  {scheduling * 1e3:8.2f} {cost * 1e3:8.2f}", flush=True)
+    for senders in (1, 2, 4):
+        print(f"the meter, {senders} senders: {counted(senders):,.0f} blocks/s", flush=True)
 
 
-def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float]:
-    """Blocks each second, and the driver's CPU seconds for each."""
+def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float, float]:
+    """Blocks each second, and CPU seconds for each: of the thread that schedules, and of the whole driver."""
     blocks = max(20, round(actors * seconds / batch_seconds))
     dataset = (
         ray.data.range(blocks * ROWS, override_num_blocks=blocks)
@@ -53,15 +64,50 @@ def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float
             max_concurrency=2, compute=ActorPoolStrategy(size=actors, enable_true_multi_threading=True),
         )
     )  # fmt: skip
-    began: float | None = None
-    cpu = passed = 0.0
+    passed, seen = 0.0, list[tuple[float, float, float, float]]()
     for bundle in dataset.iter_internal_ref_bundles():
-        if began is None:  # the actors are there
-            began, cpu = time.perf_counter(), time.process_time()
-            continue
         passed += (bundle.num_rows() or 0) / ROWS
-    spent = time.perf_counter() - (began or 0.0)
-    return passed / spent, (time.process_time() - cpu) / max(passed, 1)
+        if (scheduler := _scheduler()) is not None:  # gone once the last block is made
+            seen.append((passed, time.perf_counter(), scheduler, time.process_time()))
+    through, spent, scheduling, cost = (last - first for first, last in zip(seen[0], seen[-1], strict=True))
+    return through / spent, scheduling / through, cost / through
+
+
+def _scheduler() -> float | None:
+    """CPU seconds of the thread that schedules Ray Data's tasks."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor") and thread.ident is not None:
+            return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    return None
+
+
+class Sender:
+    def __init__(self, meter: ActorHandle, name: str) -> None:
+        self._report, self._shard = Reporter(Send(meter), Ask(meter)), name
+
+    def blocks(self, first: int, last: int) -> None:
+        """What the stages say of a block, without the work between."""
+        tell = self._report
+        for at in range(first, last):
+            rows = range(at * ROWS, (at + 1) * ROWS)
+            shares = {self._shard: (Coverage(((rows.start, rows.stop),)), Counter[str]())}
+            tell.ask("stopping")
+            tell.send("count", Stage.SOURCE.value, ROWS, 0.1, {}, {})
+            tell.ask("begin", (self._shard, rows.start, ROWS))
+            tell.send("end", (self._shard, rows.start, ROWS))
+            tell.send("count", Stage.DECODE.value, ROWS, 0.1, shares, {})
+            tell.ask("stopping")
+            tell.send("count", Stage.ANNOTATE.value, ROWS, 0.1, shares, {"forward": 0.1})
+
+
+def counted(senders: int, blocks: int = 1000) -> float:
+    """Blocks each second that the meter hears of."""
+    with metering() as meter:
+        all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(meter, f"shard {i}") for i in range(senders)]
+        ray.get([sender.blocks.remote(0, 10) for sender in all_])
+        since = time.perf_counter()
+        ray.get([sender.blocks.remote(10, 10 + blocks) for sender in all_])
+        return senders * blocks / (time.perf_counter() - since)
 
 
 if __name__ == "__main__":
