@@ -10,7 +10,7 @@ import pytest
 
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.errors import ConfigError, OutputError
+from jobs.errors import OutputError
 from jobs.lease import SECONDS, Lease
 from jobs.paths import FOLDERS
 from jobs.plan import Part
@@ -45,12 +45,6 @@ def test_parts_in_any_order_make_one_output(config: JobConfig) -> None:
     before = objects(config.output.path)
     assert not run(config).run  # also without parts
     assert objects(config.output.path) == before
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "1/3/5", "-1/3"])
-def test_a_part_that_is_none_is_a_config_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="not of the form 2/8"):
-        Part.parse(text)
 
 
 def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobConfig) -> None:
