@@ -1,9 +1,7 @@
 """Runs over parts of a source make one output together, and never two runs write one part."""
 
-import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import OutputError
-from jobs.lease import SECONDS, Lease
+from jobs.lease import Lease
 from jobs.paths import FOLDERS
 from jobs.plan import Part
 from jobs.run import run
@@ -56,28 +54,6 @@ def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobCo
     run(config, Part(2, 2))
     theirs.release()
     run(config, Part(1, 2))
-    check(config)
-
-
-@pytest.mark.parametrize(
-    "holder",
-    [
-        {"host": "elsewhere", "pid": 1, "until": -1.0},
-        {"host": socket.gethostname(), "pid": 2**22 + 1, "until": SECONDS},  # no process has so high a number
-        None,
-    ],
-    ids=["expired", "dead", "half written"],
-)
-def test_a_lease_that_nobody_holds_is_taken_over(config: JobConfig, holder: dict[str, object] | None) -> None:
-    """What a killed run leaves must not need a person to delete it."""
-    path = Path(config.output.path) / "_lease.json"
-    path.parent.mkdir()
-    if holder is None:
-        path.write_bytes(b"")
-    else:
-        path.write_text(json.dumps({"run": "old", **holder, "until": time.time() + float(str(holder["until"]))}))
-    run(config)
-    assert not path.exists()
     check(config)
 
 
