@@ -25,7 +25,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# torch first: its CPU build is a tenth of the size, and what comes after keeps it.
+# torch first, and what comes after keeps it. On Linux PyPI has the CUDA build; the CPU's, far smaller, comes with
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)

@@ -92,23 +92,23 @@ class Head:
     address: str
 
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
-        with self._told():
+        with _translated(self.address):
             self.client.submit_job(
                 entrypoint=command, runtime_env=environment.to_ray(), metadata=dict(metadata), submission_id=id
             )
 
     def look(self, id: str) -> Submission:
-        with self._told():
+        with _translated(self.address):
             return Submission.of(self.client.get_job_info(id))
 
     def list(self) -> list[Submission]:
         """Every submission that the cluster remembers, the newest first."""
-        with self._told():
+        with _translated(self.address):
             found = [Submission.of(details) for details in self.client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda submission: -submission.began)
 
     def log(self, id: str) -> str:
-        with self._told():
+        with _translated(self.address):
             return str(self.client.get_job_logs(id))
 
     def follow(self, id: str, say: Callable[[str], None]) -> Iterator[str]:
@@ -144,7 +144,7 @@ class Head:
         now = self.look(id)
         if now.over:
             return now
-        with self._told():
+        with _translated(self.address):
             self.client.stop_job(id)
         deadline = time.monotonic() + STOP_SECONDS + _ANSWER
         while not (now := self.look(id)).over:
@@ -158,7 +158,7 @@ class Head:
         lines, loop = self.client.tail_job_logs(id), asyncio.new_event_loop()
         try:
             while True:
-                with self._told():
+                with _translated(self.address):
                     text = loop.run_until_complete(anext(lines, None))
                 if text is None:
                     return
@@ -168,11 +168,6 @@ class Head:
         finally:
             loop.run_until_complete(lines.aclose())
             loop.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        with _translated(self.address):
-            yield
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]

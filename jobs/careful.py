@@ -29,7 +29,7 @@ _SERVE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jobs.car
 
 
 class Child:
-    """Renders like jobs.decode.render, one image at a time, in a process of its own."""
+    """Renders like jobs.render.render, painting exactly, one image at a time, in a process of its own."""
 
     def __init__(self, config: DecodeConfig, canvases: Sequence[Canvas], seconds: float) -> None:
         self._about, self._seconds = (config, tuple(canvases), seconds), seconds

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_runners(commands: Any) -> None:
     init = _add(commands, "init", _init, "print a commented recipe to edit")
-    init.add_argument("source", metavar="INPUT", help="folder, file, glob or braces; local or s3://")
+    init.add_argument("source", metavar="INPUT", help="folder, file, glob or braces; local, s3:// or hf://")
     init.add_argument("output", metavar="OUTPUT", help="folder that the job will own; local or s3://")
 
     _add_recipe(_add(commands, "run", _run, "run a job, or go on where an earlier run stopped"), parts=True)

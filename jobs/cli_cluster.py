@@ -29,7 +29,7 @@ def add(commands: Any, add: Add, add_recipe: Callable[[argparse.ArgumentParser],
     listing = add(commands, "list", _list, "the submissions that a cluster remembers, the newest first")
     logs = add(commands, "logs", _logs, "what a submission said")
     logs.add_argument("-f", "--follow", action="store_true", help="until it ends")
-    stop = add(commands, "stop", _stop, "end a submission in order, and wait for that; submit again to go on")
+    stop = add(commands, "stop", _stop, "end a submission cleanly, and wait for that; submit again to go on")
     for command in (logs, stop):
         command.add_argument("id", metavar="ID", help="as submit and list print it")
     for command in (submit, status, listing, logs, stop):

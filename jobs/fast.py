@@ -1,6 +1,6 @@
 """Painting with torch: its antialiased resize of uint8 pixels is three times as fast as Pillow's.
 
-The only place outside the models that imports torch, and only where the recipe wants it.
+Imports torch when it first paints: a decoder of a job that paints exactly has none.
 """
 
 from functools import cache

@@ -6,7 +6,6 @@ It is read in batches; results are put on this machine's disk first (jobs.spool)
 
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from jobs import provenance, schema
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.exports.target import Held, Pace, Target, describe
 from jobs.finished import Finished
+from jobs.log import say
 from jobs.paths import absolute, fixed_folder
 from jobs.paths import join as path_to
 from jobs.spool import ABSENT, AMBIGUOUS, Spool
@@ -86,7 +86,7 @@ def join(output: str, metadata: str, to: str, columns: Sequence[str] = ()) -> Jo
     counts = target.there(files)
     missing = {name: file for name, file in files.items() if name not in counts}
     if missing:
-        _say(f"by {by.said}: {' and '.join(by.metadata)} of the metadata, {' and '.join(by.rows)} of the output")
+        say("join", f"by {by.said}: {' and '.join(by.metadata)} of the metadata, {' and '.join(by.rows)} of the output")
         counts |= _write(finished, target, missing, by, results)
     held = target.held(files)
     for name, file in files.items():
@@ -155,7 +155,7 @@ def _by(finished: Finished, columns: pa.Schema, metadata: str) -> By:
     names = (finished.config.source.text_column, *schema.TEXT_NAMES)
     texts = _first([(finished.texts or "", name) for name in names], finished.schema, columns)
     if texts is None:
-        _say("the texts are not in both, so rows are told apart by their urls alone (source.keep keeps texts)")
+        say("join", "the texts are not in both, so rows are told apart by their urls alone (source.keep keeps texts)")
         return By([urls[0]], [urls[1]], "url")
     return By([urls[0], texts[0]], [urls[1], texts[1]], "url and text")
 
@@ -235,7 +235,3 @@ def _names(finished: Finished) -> dict[bytes, bytes]:
     """What makes sense of the results' numbers: the models, and the names of classes."""
     wanted = {schema.MODELS.encode(), *(name.encode() for name in schema.CLASS_NAMES.values())}
     return {name: value for name, value in (finished.schema.metadata or {}).items() if name in wanted}
-
-
-def _say(text: str) -> None:
-    print(f"join      {text}", file=sys.stderr, flush=True)

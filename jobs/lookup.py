@@ -20,17 +20,17 @@ def fetch(
 ) -> dict[Address, tuple[str | None, bytes]]:
     """(text, image bytes) of the rows that have an image; each shard is read up to the last row wanted of it."""
     found: dict[Address, tuple[str | None, bytes]] = {}
-    for shard in source.shards:
-        rows = {row for name, row in wanted if name == shard.name}
-        if not rows:
-            continue
-        tables: Iterable[pa.Table] = _holding(read(storage, source.layout, Unit(shard)), rows)
+    rows: dict[str, set[int]] = {}
+    for name, row in wanted:
+        rows.setdefault(name, set()).add(row)
+    for shard in (shard for shard in source.shards if shard.name in rows):
+        tables: Iterable[pa.Table] = _holding(read(storage, source.layout, Unit(shard)), rows[shard.name])
         if source.layout.format == "urls":
             tables = fetched(tables, config)
         for table in tables:
-            for row in table.select([schema.ROW, schema.TEXT, schema.IMAGE]).to_pylist():
-                if row[schema.IMAGE] is not None:
-                    found[shard.name, row[schema.ROW]] = (row[schema.TEXT], row[schema.IMAGE])
+            for one in table.select([schema.ROW, schema.TEXT, schema.IMAGE]).to_pylist():
+                if one[schema.IMAGE] is not None:
+                    found[shard.name, one[schema.ROW]] = (one[schema.TEXT], one[schema.IMAGE])
     return found
 
 

@@ -147,7 +147,7 @@ class Meter:
         self._finished: set[str] = set()
         self._shards: dict[str, _Open] = {}
         self._worst: dict[str, dict[str, int]] = {}
-        self._open: set[Any] = set()
+        self._open: set[tuple[str, int, int]] = set()
         self._fatal: set[str] = set()
 
     def count(self, stage: str, rows: int, busy: float, shares: Shares, phases: dict[str, float]) -> None:
@@ -211,7 +211,7 @@ class Meter:
         self._open.add(block)
         return "carefully" if shard in self._fatal else "go"
 
-    def end(self, block: Any) -> None:
+    def end(self, block: tuple[str, int, int]) -> None:
         self._open.discard(block)
 
     def snapshot(self, taken: int = 0) -> Snapshot:

@@ -47,7 +47,7 @@ class Pipeline:
 
     def build(self, tasks: tuple[Task, ...]) -> ray.data.Dataset:
         r, compute = self.resources, self.config.compute
-        self._settle()
+        self._configure_ray()
         # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
         read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
         gpu = {"num_gpus": 1} if r.device == "cuda" else {}
@@ -85,7 +85,7 @@ class Pipeline:
         dataset.set_name(run)
         dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPUS})
 
-    def _settle(self) -> None:
+    def _configure_ray(self) -> None:
         """Blocks about as big as a batch, so that the pool starts with the first one; and a quiet Ray Data."""
         context = DataContext.get_current()
         row = _RESULT_BYTES + sum(canvas.bytes for canvas in {spec.canvas for spec in self.specs})

@@ -109,10 +109,10 @@ def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
 def read_all(storage: Storage, output: str) -> list[Progress]:
     """Every part's last word."""
     found = [entry for entry in storage.tree(output) if entry.path.rpartition("/")[2].startswith("_progress")]
-    return [_told(storage, entry.path) for entry in found]
+    return [_read(storage, entry.path) for entry in found]
 
 
-def _told(storage: Storage, path: str) -> Progress:
+def _read(storage: Storage, path: str) -> Progress:
     try:
         return Progress(**json.loads(storage.read(path)))
     except (ValueError, TypeError) as exc:

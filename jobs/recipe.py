@@ -4,7 +4,6 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from jobs.config import JobConfig
 
@@ -35,12 +34,8 @@ def _section(section: BaseModel, indent: str) -> list[str]:
             lines += [start + _comment(start, note), *_section(value, indent + "  ")]
         else:
             start = f"{indent}{name}: {_yaml(value)}"
-            lines.append(start + _comment(start, _described(field)))
+            lines.append(start + _comment(start, field.description or ""))
     return lines
-
-
-def _described(field: FieldInfo) -> str:
-    return field.description or ""
 
 
 def _comment(start: str, text: str) -> str:

@@ -52,10 +52,10 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
         job = _Job.of(config, storage, source, part)
         log.say("output", f"already complete: {config.output.path}")
-        return _told(job.finalise(committed, {}))
+        return _announced(job.finalise(committed, {}))
     try:
         with local.session() as session:  # Ray starts while the models are described
-            return _told(_Job.of(config, storage, source, part).run(session, run_id))
+            return _announced(_Job.of(config, storage, source, part).run(session, run_id))
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
@@ -244,7 +244,7 @@ class _Job:
         return summary
 
 
-def _told(summary: Summary) -> Summary:
+def _announced(summary: Summary) -> Summary:
     """The last event of a run that ends well."""
     log.say(
         "finished", str(summary).splitlines()[0], output=summary.output, shards=summary.shards,

@@ -53,7 +53,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     """Check what can be checked without a model, write the recipe, hand it over. Returns the id. Raises JobError."""
     if how.id is not None and not _ID.fullmatch(how.id):
         raise ConfigError(f"--id {how.id}: not letters and digits, with . _ - inside")
-    with _told():  # before its recipe would be replaced
+    with _translated():  # before its recipe would be replaced
         if how.id is not None and how.id in {each.id for each in head.list()}:
             raise ConfigError(f"--id {how.id}: the cluster has one of that name", "leave --id out, or give another")
     config = identity.whole(config)
@@ -72,7 +72,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
     words += ["--log", how.log] if how.log != "text" else []
     about = {VERSION: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
-    with _told(), tempfile.TemporaryDirectory() as folder:
+    with _translated(), tempfile.TemporaryDirectory() as folder:
         root = Path(__file__).parents[1]
         code = None if how.installed else pack(root, _CODE, Path(folder))
         head.submit(shlex.join(words), Environment(variables, code), about, id)
@@ -82,13 +82,13 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
 
 def reach(address: str | None, verify: str) -> Head:
     """The cluster's head. Raises ClusterError."""
-    with _told():
+    with _translated():
         return connect(address, verify)
 
 
 def follow(head: Head, id: str) -> Iterator[str]:
     """The log as it grows, to the end."""
-    with _told():
+    with _translated():
         yield from head.follow(id, lambda note: say("note", note))
 
 
@@ -107,24 +107,24 @@ def wait(head: Head, id: str) -> int:
 
 
 def look(head: Head, id: str) -> Submission:
-    with _told():
+    with _translated():
         return head.look(id)
 
 
 def log(head: Head, id: str) -> str:
-    with _told():
+    with _translated():
         return head.log(id)
 
 
 def stop(head: Head, id: str) -> Submission:
     """Ends it in order, and waits for that."""
-    with _told():
+    with _translated():
         return head.stop(id)
 
 
 def ours(head: Head) -> list[Submission]:
     """Of this package, the newest first."""
-    with _told():
+    with _translated():
         return [each for each in head.list() if VERSION in each.metadata]
 
 
@@ -202,8 +202,8 @@ def _readable(output: str, part: Part) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What a head says, as one of our errors."""
+def _translated() -> Iterator[None]:
+    """What a head refuses, as one of our errors."""
     try:
         yield
     except HeadError as exc:

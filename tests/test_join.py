@@ -12,6 +12,7 @@ import pytest
 from jobs.cli import FAILED, WRONG, main
 from jobs.errors import JobError, OutputError, SourceError
 from jobs.join import Joined, join
+from jobs.log import to_stderr
 from jobs.paths import EXPORT
 from jobs.storage import Storage
 from tests.exports import KEPT, NAMES, Row, read, row, write_output
@@ -126,7 +127,8 @@ def test_urls_alone_are_used_and_said_where_the_texts_were_not_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = write_output(tmp_path / "out", kept=WITHOUT_TEXT, change=keyless)
-    joined = join(output, metadata(tmp_path / "coyo", [4, 5, 99]), str(tmp_path / "to"))
+    with to_stderr("text"):
+        joined = join(output, metadata(tmp_path / "coyo", [4, 5, 99]), str(tmp_path / "to"))
     assert (joined.by, joined.counts) == ("url", {"matched": 2, "unmatched": 1, "ambiguous": 0})
     assert "rows are told apart by their urls alone (source.keep keeps texts)" in capsys.readouterr().err
     check(read(tmp_path / "to"), [4, 5, 99])

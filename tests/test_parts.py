@@ -1,17 +1,15 @@
 """Runs over parts of a source make one output together, and never two runs write one part."""
 
-import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.errors import ConfigError, OutputError
-from jobs.lease import SECONDS, Lease
+from jobs.errors import OutputError
+from jobs.lease import Lease
 from jobs.paths import FOLDERS
 from jobs.plan import Part
 from jobs.run import run
@@ -47,12 +45,6 @@ def test_parts_in_any_order_make_one_output(config: JobConfig) -> None:
     assert objects(config.output.path) == before
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "1/3/5", "-1/3"])
-def test_a_part_that_is_none_is_a_config_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="not of the form 2/8"):
-        Part.parse(text)
-
-
 def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobConfig) -> None:
     """A job array that starts one index twice; the message says whom to stop."""
     theirs = Lease(Storage(), config.output.path, "their-run", Part(1, 2))
@@ -62,28 +54,6 @@ def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobCo
     run(config, Part(2, 2))
     theirs.release()
     run(config, Part(1, 2))
-    check(config)
-
-
-@pytest.mark.parametrize(
-    "holder",
-    [
-        {"host": "elsewhere", "pid": 1, "until": -1.0},
-        {"host": socket.gethostname(), "pid": 2**22 + 1, "until": SECONDS},  # no process has so high a number
-        None,
-    ],
-    ids=["expired", "dead", "half written"],
-)
-def test_a_lease_that_nobody_holds_is_taken_over(config: JobConfig, holder: dict[str, object] | None) -> None:
-    """What a killed run leaves must not need a person to delete it."""
-    path = Path(config.output.path) / "_lease.json"
-    path.parent.mkdir()
-    if holder is None:
-        path.write_bytes(b"")
-    else:
-        path.write_text(json.dumps({"run": "old", **holder, "until": time.time() + float(str(holder["until"]))}))
-    run(config)
-    assert not path.exists()
     check(config)
 
 

@@ -1,35 +1,21 @@
-"""Which columns come out of which models."""
+"""Which columns and folders an output has, whatever its models and rows are."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from jobs.config import JobConfig
-from jobs.errors import ConfigError, SourceError
 from jobs.run import run
 from tests.conftest import demo_job
 
 
-@pytest.mark.parametrize(
-    ("models", "results"),
-    [
-        ({"align": None}, ["labels", "label_probs"]),
-        ({"vit": None}, ["image_embedding", "text_embedding", "similarity"]),
-        ({"align": {"weights": "demo", "text": False}}, ["labels", "label_probs", "image_embedding"]),
-    ],
-    ids=["only vit", "only align", "no text"],
-)
-def test_a_model_that_is_left_out_leaves_no_columns(
-    ray_session: None, scenes_parquet: Path, tmp_path: Path, models: dict[str, Any], results: list[str]
-) -> None:
-    summary = run(demo_job(scenes_parquet / "part-00001.parquet", tmp_path / "out", models=models))
+def test_a_model_that_is_left_out_leaves_no_columns(ray_session: None, scenes_parquet: Path, tmp_path: Path) -> None:
+    """Without ViT, and without texts: tests/test_zero_shot_job.py."""
+    summary = run(demo_job(scenes_parquet / "part-00001.parquet", tmp_path / "out", models={"align": None}))
     assert (summary.rows + summary.rejects, summary.rejects) == (40, 1)
     rows = pq.read_table(tmp_path / "out" / "rows")
-    assert rows.column_names == ["shard", "row", "key", "url", "width", "height", *results]
-    assert (tmp_path / "out" / "_labels.json").exists() == ("labels" in results)
+    assert rows.column_names == ["shard", "row", "key", "url", "width", "height", "labels", "label_probs"]
 
 
 def keeping(home: Path, table: pa.Table, *columns: str) -> JobConfig:
@@ -59,10 +45,3 @@ def test_both_folders_are_there_after_a_kill_before_the_last_step(ray_session: N
         name.unlink()
     run(config)
     assert pq.read_table(tmp_path / "out" / "rows").column_names[:3] == ["shard", "row", "key"]
-
-
-@pytest.mark.parametrize("name", ["labels", "_note"])
-def test_a_kept_column_that_cannot_be_kept_is_refused_at_once(ray_session: None, tmp_path: Path, name: str) -> None:
-    """A corpus that was labelled before has `labels`; one with an underscore came out without it, and no word."""
-    with pytest.raises((ConfigError, SourceError), match=name):
-        run(keeping(tmp_path, pa.table({"image": pa.nulls(3, pa.binary()), name: ["a", "b", "c"]}), name))

@@ -58,9 +58,16 @@ def test_every_reject_reason_is_in_the_readme(reason: Reason) -> None:
 
 def test_every_file_of_the_code_is_in_the_readmes_tree() -> None:
     tree = README[README.index("## The code") :]
-    for path in sorted((ROOT / "jobs").glob("*.py")):
+    for path in sorted([*(ROOT / "jobs").glob("*.py"), *(ROOT / "cluster").glob("*.py")]):
         if not path.name.startswith("__"):
-            assert path.name in tree, path.name
+            assert re.search(rf"\b{re.escape(path.name)}", tree), path.name
+
+
+def test_every_folder_of_the_code_is_in_the_readmes_tree() -> None:
+    tree = README[README.index("## The code") :]
+    tops = [path.parent for path in ROOT.glob("*/__init__.py")]
+    for folder in [*tops, *(path.parent for path in ROOT.glob("jobs/*/__init__.py"))]:
+        assert re.search(rf"\b{folder.name}/", tree), folder.name
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))

@@ -1,5 +1,7 @@
 """Retry computes the rows again that were rejected for the named reasons, no others; run completes a killed one."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,17 +22,28 @@ from tests.test_run import addresses, read, small_job
 GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
 
 
-@pytest.fixture
-def job(ray_session: None, tmp_path: Path) -> JobConfig:
+@pytest.fixture(scope="module")
+def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """2 shards of 20 good rows, of which three each are not: rows 0 and 8 not_an_image, row 7 empty."""
-    corpus.write_parquet(tmp_path / "in", 2, 20)
+    folder = tmp_path_factory.mktemp("retry") / "job"
+    corpus.write_parquet(folder / "in", 2, 20)
     good = next(row.image for row in corpus.rows(0, 20) if row.image and row.image.startswith(b"\xff\xd8"))
-    for path in sorted(tmp_path.glob("in/*.parquet")):
+    for path in sorted(folder.glob("in/*.parquet")):
         images = [GARBAGE.get(row, good) for row in range(20)]
         replace(path, images)
-    config = small_job(tmp_path / "in", tmp_path / "out")
+    config = small_job(folder / "in", folder / "out")
     assert run(config).reasons == {"not_an_image": 4, "empty": 2}
     return config
+
+
+@pytest.fixture
+def job(finished: JobConfig, tmp_path: Path) -> Iterator[JobConfig]:
+    """As it was, for each test: in its own place, since where the source is belongs to a job's identity."""
+    folder = Path(finished.output.path).parent
+    shutil.copytree(folder, tmp_path / "whole")
+    yield finished
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "whole", folder)
 
 
 def replace(path: Path, images: list[bytes]) -> None:

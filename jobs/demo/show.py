@@ -15,11 +15,11 @@ from jobs.run import run
 
 
 def show(folder: str, shards: int, count: int) -> None:
-    """Everything lands in `folder`: corpus-parquet/, corpus-tar/, job.yaml, out/ and contact_sheet.png."""
-    home, console = Path(folder), Console()
+    """Everything lands in `folder`: corpus-parquet/, corpus-tar/, job.yaml, out-SHARDSxROWS/ and contact_sheet.png."""
+    home = Path(folder)
     if home.exists() and not home.is_dir():
         raise ConfigError(f"{folder}: is a file", "name a folder for the demo")
-    console.print(f"drawing   {shards * count:,} scenes into {home}/corpus-parquet and {home}/corpus-tar")
+    print(f"drawing   {shards * count:,} scenes into {home}/corpus-parquet and {home}/corpus-tar", flush=True)
     corpus.write_parquet(home / "corpus-parquet", shards, count)
     corpus.write_tars(home / "corpus-tar", shards, count)
     out = f"{home}/out-{shards}x{count}"
@@ -27,9 +27,9 @@ def show(folder: str, shards: int, count: int) -> None:
     for weights in ("kakaobrain/vit-large-patch16-384", "kakaobrain/align-base"):
         text = text.replace(weights, "demo")
     (home / "job.yaml").write_text(text)
-    console.print(f"running   coyo-jobs run {home}/job.yaml")
+    print(f"running   coyo-jobs run {home}/job.yaml", flush=True)
     summary = run(JobConfig.load(home / "job.yaml"))
-    console.print(str(summary), highlight=False)
+    print(summary)
 
     truth = {row.id: row for shard in range(shards) for row in corpus.rows(shard, count)}
     right = score(out, truth)
@@ -37,15 +37,13 @@ def show(folder: str, shards: int, count: int) -> None:
     for row in sample(out, 6):
         (label, prob), (text, cosine) = row.labels[0], row.matches[0]
         table.add_row(row.text, f"{label} {prob:.2f}", f"{'its own' if text == row.text else text} {cosine:+.2f}")
-    console.print(table)
-    console.print(
+    Console().print(table)
+    print(
         f"labels right {right.label_accuracy:.1%}   text finds its image {right.text_to_image:.1%}, "
-        f"image finds its text {right.image_to_text:.1%} (a guess: {right.chance:.2%})",
-        highlight=False,
+        f"image finds its text {right.image_to_text:.1%} (a guess: {right.chance:.2%})"
     )
     sheet = contact_sheet(out, str(home / "contact_sheet.png"), 24)
-    console.print(
-        f"look at   {sheet}\n"
-        f"try next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar",
-        soft_wrap=True,
+    print(f"look at   {sheet}")
+    print(
+        f"try next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar"
     )

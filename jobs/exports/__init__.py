@@ -6,7 +6,6 @@ The rows of the output, in their order, are cut into parts. A part becomes one P
 beside it with the same rows in the same order. Parts are made one after another, so memory is that of one.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jobs.exports.form import Form, Part
 from jobs.exports.hf import HuggingFace
 from jobs.exports.target import Held, Pace, Target, describe
 from jobs.finished import Finished
+from jobs.log import say
 from jobs.paths import join
 
 FORMS: dict[str, Callable[[Finished], Form]] = {
@@ -55,7 +55,7 @@ def export(form: str, output: str, to: str, rows_per_file: int) -> Exported:
     if said is not None:
         return _exported(form, to, said, fresh=False)
     for note in made.notes:
-        _say(f"export    {note}")
+        say("export", note)
     parts = _parts(finished.count, rows_per_file)
     names = [name for part in parts for name in made.names(part)]
     there = target.there(names, beside=made.beside)
@@ -118,7 +118,3 @@ def _prove(target: Target, rows: int, names: Sequence[str], held: dict[str, Held
 
 def _exported(form: str, to: str, said: dict[str, Any], *, fresh: bool) -> Exported:
     return Exported(form, to, said["rows"], said["files"], said["left_out"], fresh)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ made from, so the same command again makes only what is missing. `_export.json` 
 """
 
 import json
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from jobs import __version__, identity, schema
 from jobs.errors import OutputError, StorageError
 from jobs.finished import Finished
+from jobs.log import say
 from jobs.paths import EXPORT, absolute, join, listed_by
 from jobs.storage import Entry, Storage
 
@@ -38,7 +38,7 @@ class Pace:
     def say(self, text: str) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PACE
-            print(f"{self._command:9} {text}", file=sys.stderr, flush=True)
+            say(self._command, text)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class ComputeConfig(Section):
 
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda where the cluster has GPUs")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on CPU, bfloat16 on GPUs that have it, else float16"
+        "auto", description="auto: float32 on CPU; float16 on GPUs, and bfloat16 for vit where they have it"
     )
     canvas: Literal["exact", "fast"] = Field("fast", description="exact: Pillow's pixels; fast: torch's, a level off")
     batch_size: int | Auto = Field(

@@ -110,11 +110,11 @@ def test_the_job_runs_a_command_of_ours_on_a_recipe_of_ours() -> None:
     assert yaml.safe_load(job["runtimeEnvYAML"]) == Environment().to_ray()
 
 
-@pytest.mark.parametrize("path", [*KUBERAY, *RAY_UP], ids=name)
-def test_the_commands_in_a_manifest_parse(path: Path) -> None:
+@pytest.mark.parametrize("path", [KUBERAY[0], *RAY_UP], ids=name)
+def test_the_command_that_submits_to_a_manifests_cluster_parses(path: Path) -> None:
     text = re.sub(r" \\\n# +", " ", path.read_text())
-    for command in re.findall(r"coyo-jobs (.*)", "\n".join(re.findall(r"^# .*coyo-jobs submit.*", text, re.MULTILINE))):
-        cli._parser().parse_args(shlex.split(command))
+    (command,) = re.findall(r"^# .*coyo-jobs (submit.*)", text, re.MULTILINE)
+    cli._parser().parse_args(shlex.split(command))
 
 
 def test_versions_and_images_are_said_once_and_are_these() -> None:

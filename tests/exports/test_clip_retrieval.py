@@ -13,6 +13,7 @@ from embedding_reader import EmbeddingReader
 from jobs.errors import OutputError
 from jobs.exports import Exported, export
 from jobs.exports.clip_retrieval import NO_TEXT
+from jobs.log import to_stderr
 from tests.exports import DIM, KEPT, RESULTS, Row, read, row, vector, write_output
 
 WITHOUT_TEXT = {name: kind for name, kind in KEPT.items() if name != "text"}
@@ -82,7 +83,8 @@ def test_an_output_without_any_text_embedding_is_refused(tmp_path: Path) -> None
 
 
 def test_a_job_without_texts_gives_images_only_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = exported(tmp_path, results=RESULTS[:3], kept=WITHOUT_TEXT)
+    with to_stderr("text"):
+        result = exported(tmp_path, results=RESULTS[:3], kept=WITHOUT_TEXT)
     assert (result.rows, result.left_out) == (50, {})
     assert {path.name for path in (tmp_path / "to").iterdir()} == {"img_emb", "metadata", "_export.json"}
     said = capsys.readouterr().err
