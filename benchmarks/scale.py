@@ -5,7 +5,7 @@
 Rows carry no pixels, so that what is measured is the cost of each block. Efficiency is the blocks that passed over
 those the sleeping actors could have taken. On few cores the actors' own processes are most of the cost. What bounds a
 driver with cores of its own is its one thread that schedules: the CPU time of that for each block, beside the whole
-process's. The meter is one process, too, and hears of each block seven times: from more and more senders.
+process's. The meter is one process, too, and hears of each block several times.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
 
 from jobs.errors import Stage
-from jobs.meter import Reporter
+from jobs.meter import Meter, Reporter, Stopping
 from jobs.provenance import Coverage
-from jobs.remote import Ask, Send, metering
+from jobs.remote import Ask, Send
 
 ROWS = 128
 
@@ -50,8 +50,8 @@ def main() -> None:
         rate, scheduling, cost = fed(actors, args.batch_seconds, args.seconds)
         efficiency = rate * args.batch_seconds / actors
         print(f"{actors:6d}  {rate:8.1f}  {efficiency:10.2f}  {scheduling * 1e3:8.2f} {cost * 1e3:8.2f}", flush=True)
-    for senders in (1, 2, 4):
-        print(f"the meter, {senders} senders: {counted(senders):,.0f} blocks/s", flush=True)
+    rate, cost = counted()
+    print(f"the meter took {rate:,.0f} blocks/s, at {cost * 1e3:.2f} CPU ms each")
 
 
 def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float, float]:
@@ -87,27 +87,33 @@ class Sender:
 
     def blocks(self, first: int, last: int) -> None:
         """What the stages say of a block, without the work between."""
-        tell = self._report
+        tell, stopping = self._report, [Stopping(self._report) for _ in range(2)]
         for at in range(first, last):
             rows = range(at * ROWS, (at + 1) * ROWS)
             shares = {self._shard: (Coverage(((rows.start, rows.stop),)), Counter[str]())}
-            tell.ask("stopping")
-            tell.send("count", Stage.SOURCE.value, ROWS, 0.1, {}, {})
-            tell.ask("begin", (self._shard, rows.start, ROWS))
-            tell.send("end", (self._shard, rows.start, ROWS))
-            tell.send("count", Stage.DECODE.value, ROWS, 0.1, shares, {})
-            tell.ask("stopping")
-            tell.send("count", Stage.ANNOTATE.value, ROWS, 0.1, shares, {"forward": 0.1})
+            block = (self._shard, rows.start, ROWS)
+            stopping[0]()
+            tell.timed(Stage.SOURCE.value, 0.0, ROWS)
+            tell.ask("begin", block)
+            tell.timed(Stage.DECODE.value, 0.0, ROWS, shares, block=block)
+            stopping[1]()
+            tell.timed(Stage.ANNOTATE.value, 0.0, ROWS, shares, {"forward": 0.1})
 
 
-def counted(senders: int, blocks: int = 1000) -> float:
-    """Blocks each second that the meter hears of."""
-    with metering() as meter:
-        all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(meter, f"shard {i}") for i in range(senders)]
-        ray.get([sender.blocks.remote(0, 10) for sender in all_])
-        since = time.perf_counter()
-        ray.get([sender.blocks.remote(10, 10 + blocks) for sender in all_])
-        return senders * blocks / (time.perf_counter() - since)
+class Metered(Meter):
+    def cpu_seconds(self) -> float:
+        return time.process_time()
+
+
+def counted(senders: int = 4, blocks: int = 1000) -> tuple[float, float]:
+    """Blocks each second that a meter hears of, and its CPU seconds for each."""
+    meter = ray.remote(Metered).remote()
+    all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(meter, f"shard {i}") for i in range(senders)]
+    ray.get([sender.blocks.remote(0, 10) for sender in all_])
+    since, before = time.perf_counter(), ray.get(meter.cpu_seconds.remote())
+    ray.get([sender.blocks.remote(10, 10 + blocks) for sender in all_])
+    spent, cost = time.perf_counter() - since, ray.get(meter.cpu_seconds.remote()) - before
+    return senders * blocks / spent, cost / senders / blocks
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Only rates and progress come from here. What is committed is proved from the led
 tally is its work, in which a task that Ray repeats counts twice; rows and rejects count once.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from jobs.errors import Stage
 from jobs.provenance import Coverage, Range
 
 Shares = dict[str, tuple[Coverage, Counter[str]]]  # what a block or batch holds of each shard: rows, rejects by reason
+Block = tuple[str, int, int]  # shard, first row, rows: what tells a block apart, however often it is tried
 _WORST = 3
+_FRESH = 1.0  # seconds
 
 
 @dataclass
@@ -147,10 +150,14 @@ class Meter:
         self._finished: set[str] = set()
         self._shards: dict[str, _Open] = {}
         self._worst: dict[str, dict[str, int]] = {}
-        self._open: set[tuple[str, int, int]] = set()
+        self._open: set[Block | None] = set()
         self._fatal: set[str] = set()
 
-    def count(self, stage: str, rows: int, busy: float, shares: Shares, phases: dict[str, float]) -> None:
+    def count(
+        self, stage: str, rows: int, busy: float, shares: Shares, phases: dict[str, float], block: Block | None = None
+    ) -> None:
+        """What a stage has done; `block` is one that began and has ended with it."""
+        self._open.discard(block)
         now = time.time()
         tally = self._now.stages.setdefault(stage, Tally(first=now - busy))
         tally.rows += rows
@@ -198,8 +205,8 @@ class Meter:
         self._now.set_aside[shard] = why
         self._now.notes.append(Note("set_aside", shard, f"set aside: {why}"))
 
-    def begin(self, block: tuple[str, int, int]) -> str:
-        """A block (shard, first row, rows) is about to be decoded. What to do: "stop", "carefully" because an earlier
+    def begin(self, block: Block) -> str:
+        """A block is about to be decoded. What to do: "stop", "carefully" because an earlier
         try at one of this shard's never came back, or "go"."""
         shard = block[0]
         if self._stopping:
@@ -210,9 +217,6 @@ class Meter:
             self._now.notes.append(Note("note", shard, why))
         self._open.add(block)
         return "carefully" if shard in self._fatal else "go"
-
-    def end(self, block: tuple[str, int, int]) -> None:
-        self._open.discard(block)
 
     def snapshot(self, taken: int = 0) -> Snapshot:
         """The counts so far. Of the shards that are done, those that whoever asks has taken before are let go now: an
@@ -249,5 +253,18 @@ class Reporter:
         rows: int,
         shares: Shares | None = None,
         phases: dict[str, float] | None = None,
+        block: Block | None = None,
     ) -> None:
-        self.send("count", stage, rows, time.perf_counter() - since, shares or {}, phases or {})
+        self.send("count", stage, rows, time.perf_counter() - since, shares or {}, phases or {}, block)
+
+
+class Stopping:
+    """Whether the run is to end. An answer is good for a second: all the stages of a cluster ask one meter."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report, self._said, self._since = report, False, -math.inf
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._since > _FRESH:
+            self._said, self._since = self._report.ask("stopping"), time.monotonic()
+        return self._said

@@ -22,7 +22,7 @@ from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig
 from jobs.errors import Stage
-from jobs.meter import Laps, Reporter, Shares
+from jobs.meter import Block, Laps, Reporter, Shares, Stopping
 from jobs.models import Spec
 from jobs.plan import Task
 from jobs.render import Render, paint_rows, render
@@ -113,8 +113,7 @@ class Decoder:
         if how == "stop":
             return self._painted(raw.slice(0, 0), None)
         decoded = self._carefully(raw) if how == "carefully" else self._quickly(raw)
-        self.report.send("end", block)
-        self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None))
+        self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None), block=block)
         return decoded
 
     def _quickly(self, raw: pa.Table) -> pa.Table:
@@ -151,12 +150,12 @@ class AnnotateActor:
         r, measured = resources, compute.batch_size == "auto"
         how = How(r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile)
         self._annotator = Annotator(specs, how)
-        self._report, self._said = report, dict[str, int]()
+        self._report, self._stopping, self._said = report, Stopping(report), dict[str, int]()
         report.send("ready", self._annotator.ran_on)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()
-        if self._report.ask("stopping"):
+        if self._stopping():
             return self._annotator(decoded.slice(0, 0))
         laps = Laps()
         annotated = self._annotator(decoded, laps)
@@ -167,8 +166,7 @@ class AnnotateActor:
         return annotated
 
 
-def _block(raw: pa.Table) -> tuple[str, int, int]:
-    """What tells a block apart, however often it is tried."""
+def _block(raw: pa.Table) -> Block:
     return raw.column(schema.SHARD)[0].as_py(), raw.column(schema.ROW)[0].as_py(), raw.num_rows
 
 

@@ -48,7 +48,7 @@ class Send:
     meter: Any
 
     def __call__(self, method: str, *args: Any) -> None:
-        getattr(self.meter, method).remote(*args)
+        getattr(self.meter, method).options(num_returns=0).remote(*args)
 
 
 @dataclass(frozen=True)

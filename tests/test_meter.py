@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs import meter as meters
 from jobs.errors import Stage
-from jobs.meter import Meter
+from jobs.meter import Meter, Reporter, Stopping
 from jobs.pipeline import _counted
 from tests.test_sink import bad, batch, end, good
 
@@ -147,3 +148,14 @@ def test_what_somebody_should_know_of_a_shard_names_it() -> None:
         ("set_aside", "b", "b: set aside: 403"),
         ("note", "a", "a: a process died while decoding; its images are now decoded one by one"),
     ]
+
+
+def test_a_stage_asks_once_a_second_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of them ask one meter, each for every block."""
+    answers, clock = [True, False], [0.0]
+    monkeypatch.setattr(meters.time, "monotonic", lambda: clock[0])
+    stopping = Stopping(Reporter(lambda *_: None, lambda method: answers.pop()))
+    heard = []
+    for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0):
+        heard.append(stopping())
+    assert (heard, answers) == ([False, False, False, True, True], [])

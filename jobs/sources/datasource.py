@@ -13,7 +13,7 @@ from ray.data.datasource import Datasource, ReadTask
 from jobs import schema
 from jobs.config import FetchConfig
 from jobs.errors import Stage, StorageError
-from jobs.meter import Reporter
+from jobs.meter import Reporter, Stopping
 from jobs.provenance import by_shard
 from jobs.sources import Layout, Unit
 from jobs.sources.discover import read
@@ -31,18 +31,19 @@ class Reader:
     set_aside: bool = False
 
     def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
+        stopping = Stopping(self.report)
         for unit in units:
             try:
-                yield from self._unit(unit)
+                yield from self._unit(unit, stopping)
             except StorageError as exc:
                 if not self.set_aside:
                     exc.about[schema.SHARD] = unit.shard.name
                     raise
                 self.report.send("set_aside", unit.shard.name, exc.message)
-            if self.report.ask("stopping"):
+            if stopping():
                 return
 
-    def _unit(self, unit: Unit) -> Iterator[pa.Table]:
+    def _unit(self, unit: Unit, stopping: Stopping) -> Iterator[pa.Table]:
         since = time.perf_counter()
         rows = answered = 0
         for table in read(self.storage, self.layout, unit, self.fetch):
@@ -57,7 +58,7 @@ class Reader:
                 self.report.send("finish", unit.shard.name, unit.shard.entry.size, wanted, unit.done)
             if table.num_rows:
                 yield table
-            if self.report.ask("stopping"):
+            if stopping():
                 return
             since = time.perf_counter()
 
