@@ -1,6 +1,7 @@
 """What a run counts by shard: each row once, however often Ray repeats it, and nothing kept that somebody has taken."""
 
 import random
+import time
 from collections import Counter
 from dataclasses import asdict
 from itertools import pairwise
@@ -9,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import meter as meters
 from jobs.errors import Stage
 from jobs.meter import Meter, Reporter, Stopping
 from jobs.pipeline import _counted
@@ -153,8 +153,8 @@ def test_what_somebody_should_know_of_a_shard_names_it() -> None:
 def test_a_stage_asks_once_a_second_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of them ask one meter, each for every block."""
     answers, clock = [True, False], [0.0]
-    monkeypatch.setattr(meters.time, "monotonic", lambda: clock[0])
-    stopping = Stopping(Reporter(lambda *_: None, lambda method: answers.pop()))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stopping = Stopping(Reporter(lambda *_: None, lambda _: answers.pop()))
     heard = []
     for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0):
         heard.append(stopping())
