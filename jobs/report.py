@@ -14,7 +14,7 @@ from jobs import ledger, schema
 from jobs.decode import decode
 from jobs.errors import OutputError, Reject
 from jobs.identity import load_job
-from jobs.lookup import fetch
+from jobs.lookup import Address, fetch
 from jobs.paths import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -57,24 +57,29 @@ def sample(output: str, count: int) -> list[Pictured]:
     results = _results(storage, output)
     if results.num_rows == 0:
         return []
-    addresses = set(zip(*(results.column(name).to_pylist() for name in (schema.SHARD, schema.ROW)), strict=True))
-    given = fetch(storage, discover(storage, config.source), addresses, config.fetch)
-    found = [row for row in results.to_pylist() if (row[schema.SHARD], row[schema.ROW]) in given]
-    texts = {id(row): given[row[schema.SHARD], row[schema.ROW]][0] for row in found}
-    matches = _Matches([(texts[id(row)], row.get(schema.TEXT_EMBEDDING)) for row in found])
+    candidates = results.to_pylist()
+    texts, images = fetch(
+        storage, discover(storage, config.source), [_address(row) for row in candidates], config.fetch,
+        [_address(row) for row in _spread(candidates, count)],
+    )  # fmt: skip
+    matches = _Matches([(texts.get(_address(row)), row.get(schema.TEXT_EMBEDDING)) for row in candidates])
     zero_shot = config.models.align.zero_shot if config.models.align else None
     names, own_names = _label_names(results), zero_shot.labels if zero_shot else ()
     pictured = []
-    for row in _spread(found, count):
-        text, data = given[row[schema.SHARD], row[schema.ROW]]
+    for row in (row for row in candidates if _address(row) in images):
+        address = _address(row)
         try:
-            image = decode(data, config.decode).image
-        except Reject as exc:
-            raise OutputError(f"{row[schema.SHARD]} row {row[schema.ROW]} no longer decodes: {exc.message}") from exc
+            image = decode(images[address], config.decode).image
+        except Reject:
+            continue  # a url that leads to something else today
         labels = _named(row, schema.LABELS, schema.LABEL_PROBS, names)
         own = _named(row, schema.ZERO_SHOT_LABELS, schema.ZERO_SHOT_PROBS, own_names)
-        pictured.append(Pictured(image, text, labels, own, matches.best(row.get(schema.IMAGE_EMBEDDING))))
+        pictured.append(Pictured(image, texts[address], labels, own, matches.best(row.get(schema.IMAGE_EMBEDDING))))
     return pictured
+
+
+def _address(row: dict[str, Any]) -> Address:
+    return row[schema.SHARD], row[schema.ROW]
 
 
 def _named(row: dict[str, Any], labels: str, probs: str, names: Sequence[str]) -> list[tuple[str, float]]:

@@ -37,18 +37,18 @@ def compare(storage: Storage, config: JobConfig, books: Ledger, count: int) -> t
     """Compute `count` rows again: how many there were, and where the output differs from them."""
     rows = _sample(storage, books, count)
     addresses = [(row[schema.SHARD], row[schema.ROW]) for row in rows]
-    given = fetch(storage, discover(storage, config.source), addresses, config.fetch)
-    problems = [f"{address}: not in the source any more" for address in addresses if address not in given]
-    present = [row for row, address in zip(rows, addresses, strict=True) if address in given]
-    pairs = [given[row[schema.SHARD], row[schema.ROW]] for row in present]
+    written, pictures = fetch(storage, discover(storage, config.source), addresses, config.fetch)
+    problems = [f"{address}: not in the source any more" for address in addresses if address not in pictures]
+    there = [address for address in addresses if address in pictures]
+    present = [row for row, address in zip(rows, addresses, strict=True) if address in pictures]
     try:
-        images = [decode(data, config.decode).image for _, data in pairs]
+        images = [decode(pictures[address], config.decode).image for address in there]
     except Reject as exc:
         return len(rows), [f"an image of the sample no longer decodes: {exc.message}; was a shard replaced?"]
     if config.models.vit:
         problems += _labels(present, images, config.models.vit, storage)
     if config.models.align:
-        texts = [text for text, _ in pairs]
+        texts = [written[address] for address in there]
         problems += _embeddings(present, list(zip(images, texts, strict=True)), config.models.align, storage)
     return len(rows), problems
 

@@ -118,9 +118,12 @@ def test_images_that_wait_for_others_are_bounded_and_nothing_is_lost(
 
 
 def test_a_look_at_single_rows_asks_for_these_alone(shards: Path, site: Site) -> None:
-    found = look_up(Storage(), listed(shards), [("0.parquet", 3), ("0.parquet", 270)], LOCAL)
-    assert found == {("0.parquet", 3): ("picture 3", b"3" * 1000), ("0.parquet", 270): ("picture 270", b"270" * 1000)}
-    assert sum(site.asked.values()) == 2
+    wanted = [("0.parquet", row) for row in (3, 270)]
+    texts, images = look_up(Storage(), listed(shards), wanted, LOCAL, wanted[1:])
+    assert texts == dict(zip(wanted, ["picture 3", "picture 270"], strict=True))
+    assert images == {wanted[1]: b"270" * 1000}
+    assert sum(site.asked.values()) == 1
+    assert look_up(Storage(), listed(shards), wanted, LOCAL)[1] == {wanted[0]: b"3" * 1000, **images}
 
 
 def test_urls_that_are_wanted_and_not_there_are_one_clear_error(tmp_path: Path) -> None:
