@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,7 +43,7 @@ class Ledger:
 
     objects: tuple[Object, ...]
 
-    @property
+    @cached_property
     def coverage(self) -> dict[str, Coverage]:
         """What is committed of each shard, over all objects."""
         merged: dict[str, Coverage] = {}

@@ -212,36 +212,43 @@ class _Job:
                 self.storage.delete(entry.path)
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
-        """Prove from the footers that every row is in exactly one object, and say so; or say what is missing."""
-        coverage = now.coverage
-        if problems := ledger.missing(coverage, self.shards):
+        """Prove that every row is in exactly one object, and say so; or say what is missing."""
+        self._prove(now)
+        summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
+        for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
+            self._writer("none").write_empty(folder, "part-none.parquet")
+        if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
+            log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
+        elif run or not self.storage.exists(join(self.path, SUCCESS)):
+            self._reveal(now, summary)
+        return summary
+
+    def _prove(self, now: Ledger) -> None:
+        """From the footers. Raises OutputError."""
+        if problems := ledger.missing(now.coverage, self.shards):
             some = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:3])
             raise OutputError(
                 f"{len(problems)} shards are not complete: {some}", "run the same command again: it goes on here"
             )
         counted = sum(obj.count for obj in now.objects)
-        covered = sum(part.count for part in coverage.values())
+        covered = sum(part.count for part in now.coverage.values())
         if counted != covered:
             raise OutputError(
                 f"{self.path}: {counted - covered} rows are in more than one object: two runs wrote here at once",
                 "run the same command again: it drops what is there twice",
             )
-        summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
-        for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
-            self._writer("none").write_empty(folder, "part-none.parquet")
-        if others := ledger.missing(coverage, [shard.name for shard in self.source.shards]):
-            log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
-        elif run or not self.storage.exists(join(self.path, SUCCESS)):
-            for spec in (spec for spec in self.specs if spec.labels):
-                names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
-                name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
-                self.storage.put(join(self.path, name), names)
-            self._drop_orphaned_images(now)
-            self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
-            with suppress(StorageError):  # housekeeping, and a right that not every job has
-                self.storage.abort_uploads(self.path)
-            self.storage.put(join(self.path, SUCCESS), b"")
-        return summary
+
+    def _reveal(self, now: Ledger, summary: Summary) -> None:
+        """What a finished output has beside its rows; _SUCCESS last."""
+        for spec in (spec for spec in self.specs if spec.labels):
+            names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
+            name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
+            self.storage.put(join(self.path, name), names)
+        self._drop_orphaned_images(now)
+        self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
+        with suppress(StorageError):  # housekeeping, and a right that not every job has
+            self.storage.abort_uploads(self.path)
+        self.storage.put(join(self.path, SUCCESS), b"")
 
 
 def _announced(summary: Summary) -> Summary:
