@@ -12,14 +12,15 @@ from jobs.storage import Storage
 _AT_WORK = ("waiting", "running", "stopping")
 
 
-def status(output: str, *, as_json: bool) -> tuple[str, bool]:
-    """What to print, and whether all is well: finished, or running with a recent sign of life. Raises OutputError."""
-    storage = Storage()
+def status(output: str, *, as_json: bool, storage: Storage | None = None, since: float = 0.0) -> tuple[str, bool]:
+    """What to print, and whether all is well: finished, or running with a recent sign of life. What was last heard of
+    before `since`, in seconds since 1970, is no bad sign. Raises OutputError."""
+    storage = storage or Storage()
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")
     done = storage.exists(join(output, SUCCESS))
-    healthy = done or all(_alive(part) for part in parts)
+    healthy = done or all(_alive(part) or part.updated < since for part in parts)
     if as_json:
         return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy
     lines = [f"{output}: {'finished' if done else 'not finished'}"]
