@@ -24,6 +24,7 @@ from jobs import __version__, identity
 from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
 from jobs.log import say
+from jobs.models.labels import listed
 from jobs.paths import is_local, join
 from jobs.plan import Part
 from jobs.progress import clock
@@ -62,6 +63,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     if not how.shared_paths:
         _refuse_local(config)
     variables, storage = _variables(config, how), Storage(config.storage)
+    config = _with_labels(config, storage)
     source = discover(storage, config.source)
     say("source", source.said)
     identity.check_output(storage, config)
@@ -184,6 +186,16 @@ def _refuse_local(config: JobConfig) -> None:
                 f"{path}: a local path, and a cluster has more than one machine",
                 "use s3://, or say --shared-paths where every node and this machine see the same folder there",
             )
+
+
+def _with_labels(config: JobConfig, storage: Storage) -> JobConfig:
+    """Themselves, as an output knows its job by them: a file of this machine is none of the nodes'."""
+    align = config.models.align
+    if align is None or align.zero_shot is None:
+        return config
+    tree = config.model_dump()
+    tree["models"]["align"]["zero_shot"].update(labels=listed(align.zero_shot, storage))
+    return JobConfig.of(tree)
 
 
 def _variables(config: JobConfig, how: How) -> dict[str, str]:

@@ -14,7 +14,7 @@ from cluster.runtime_env import CREDENTIALS, Environment
 from cluster.submit import Head, Submission
 from jobs import cli, identity, submission
 from jobs.config import JobConfig
-from jobs.errors import ConfigError, OutputError, SourceError
+from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
 from jobs.paths import JOB
 from jobs.plan import Part
@@ -80,6 +80,22 @@ def test_a_recipe_of_this_folder_means_the_same_elsewhere(
     there = JobConfig.load(head.jobs[0][2]["recipe"])
     assert there.source.path == str(scenes_parquet)
     assert Path(there.output.path).is_absolute()
+
+
+def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig, tmp_path: Path) -> None:
+    """The nodes have not this machine's file, and the output knows its job by the labels, not by a file's name."""
+    (tmp_path / "labels.txt").write_text("a cat\na dog\n")
+    tree = config.model_dump()
+    tree["models"]["align"]["zero_shot"] = {"labels": str(tmp_path / "labels.txt")}
+    head = Given()
+    for _ in range(2):
+        submit(JobConfig.of(tree), Part(), head, SHARED)
+        sent = JobConfig.load(head.jobs[-1][2]["recipe"])
+        assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
+        identity.claim(Storage(), identity.pin(sent, sent.source.model_copy(update={"format": "parquet"}), ()))
+    tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
+    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
+        submit(JobConfig.of(tree), Part(), head, SHARED)
 
 
 def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
