@@ -24,7 +24,7 @@ def add(commands: Any, add: Add, add_recipe: Callable[[argparse.ArgumentParser],
     submit.add_argument("--installed", action="store_true", help="send no code: the cluster has this version")
     submit.add_argument("--shared-paths", action="store_true", help="local paths are the same on every node and here")
     status = add(commands, "status", _status, "where a job is, from its output alone, or from a cluster too")
-    status.add_argument("output", metavar="OUTPUT|ID", help="a job's output folder, or a submission on a cluster")
+    status.add_argument("output", metavar="OUTPUT|ID", help="a job's output folder, its recipe, or its id on a cluster")
     status.add_argument("--json", action="store_true", help="as JSON")
     listing = add(commands, "list", _list, "the submissions that a cluster remembers, the newest first")
     logs = add(commands, "logs", _logs, "what a submission said")
