@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import ray
-import requests
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from cluster.answers import HeadError, Unreachable, absent, translated
 from cluster.runtime_env import STOP_SECONDS, Environment
 
 STOPPED = 130  # the exit code of what was stopped: what Ctrl-C gives
@@ -28,19 +26,7 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # where Ray's own comman
 _CONNECT, _ANSWER = 10.0, 60.0  # seconds
 _AGAIN, _PATIENCE = 2.0, 300.0  # seconds between two looks, and for how long a head may be away
 _SOON, _WAITING_EVERY = 10.0, 30.0
-
-
-class HeadError(Exception):
-    """A head cannot do what was asked; `hint` is what to do next."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-
-class Unreachable(HeadError):
-    """No answer: it may come back."""
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # of a submission: a part of urls and of file names
 
 
 @dataclass(frozen=True)
@@ -92,42 +78,43 @@ class Head:
     address: str
 
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
-        with _translated(self.address):
+        with translated(self.address):
             self.client.submit_job(
                 entrypoint=command, runtime_env=environment.to_ray(), metadata=dict(metadata), submission_id=id
             )
 
     def look(self, id: str) -> Submission:
-        with _translated(self.address):
-            return Submission.of(self.client.get_job_info(id))
+        with translated(self.address):
+            return Submission.of(self.client.get_job_info(_checked(id)))
 
     def list(self) -> list[Submission]:
         """Every submission that the cluster remembers, the newest first."""
-        with _translated(self.address):
+        with translated(self.address):
             found = [Submission.of(details) for details in self.client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda submission: -submission.began)
 
     def log(self, id: str) -> str:
-        with _translated(self.address):
-            return str(self.client.get_job_logs(id))
+        with translated(self.address):
+            return str(self.client.get_job_logs(_checked(id)))
 
     def follow(self, id: str, say: Callable[[str], None]) -> Iterator[str]:
         """The log as it grows, to the end of the submission; `say` gets a line about why nothing comes.
 
         A head that is away for a moment, or a connection that ends, costs nothing.
         """
-        shown, seen, due = 0, time.monotonic(), time.monotonic() + _SOON
+        shown, due, away = 0, time.monotonic() + _SOON, 0.0  # since when there is no answer
         while True:
             try:
                 now = self.look(id)
                 if now.state != "PENDING":
                     for text in self._tail(id, shown):
-                        shown += len(text)
+                        shown, away = shown + len(text), 0.0
                         yield text
                     now = self.look(id)
-                seen = time.monotonic()
+                away = 0.0
             except Unreachable as exc:
-                if time.monotonic() - seen > _PATIENCE:
+                away = away or time.monotonic()
+                if time.monotonic() - away >= _PATIENCE:
                     raise
                 say(f"{exc.message}; trying again")
                 time.sleep(_AGAIN)
@@ -144,7 +131,7 @@ class Head:
         now = self.look(id)
         if now.over:
             return now
-        with _translated(self.address):
+        with translated(self.address):
             self.client.stop_job(id)
         deadline = time.monotonic() + STOP_SECONDS + _ANSWER
         while not (now := self.look(id)).over:
@@ -154,20 +141,21 @@ class Head:
         return now
 
     def _tail(self, id: str, skip: int) -> Iterator[str]:
-        """What the log holds after its first `skip` characters, as it comes. Ends with the log, or the connection."""
-        lines, loop = self.client.tail_job_logs(id), asyncio.new_event_loop()
-        try:
+        """What the log holds after its first `skip` characters, as it comes; "" for what is in them. Ends with the log,
+        or the connection."""
+        lines = self.client.tail_job_logs(id)
+
+        async def more() -> str | None:
+            return await anext(lines, None)
+
+        with asyncio.Runner() as runner:  # which ends what an interrupt leaves behind
             while True:
-                with _translated(self.address):
-                    text = loop.run_until_complete(anext(lines, None))
+                with translated(self.address):
+                    text = runner.run(more())
                 if text is None:
                     return
-                new, skip = text[skip:], max(0, skip - len(text))
-                if new:
-                    yield new
-        finally:
-            loop.run_until_complete(lines.aclose())
-            loop.close()
+                yield text[skip:]
+                skip = max(0, skip - len(text))
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
@@ -185,27 +173,45 @@ def connect(address: str | None = None, verify: str = "true") -> Head:
     """
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    given = address or default_address()
+    given = _url(address) if address else default_address()
     if not given:
         raise HeadError("no cluster is named", "--address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
-    if address and "://" not in address and address != "auto":
-        given = f"http://{address}"
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):  # who names a token wants it used
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    with _translated(given), _named(given):
-        client = _Client(given, headers=_headers(), verify={"true": True, "false": False}.get(verify.lower(), verify))
+    shown, trust = _shown(given), {"true": True, "false": False}.get(verify.lower(), verify)
+    with translated(shown), _named(given):
+        try:
+            client = _Client(given, headers=_headers(), verify=trust)
+        except (TypeError, ValueError) as exc:  # an address, or an answer, that no head has
+            raise absent(shown) from exc
     theirs = client._server_ray_version
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise HeadError(
-            f"{given} runs Ray {theirs}, and this package needs Ray {ray.__version__}",
+            f"{shown} runs Ray {theirs}, and this package needs Ray {ray.__version__}",
             "use an image with that version; cluster/ has manifests for it",
         )
-    return Head(client, client.get_address())
+    return Head(client, _shown(client.get_address()))
 
 
 def default_address() -> str | None:
-    """Of Ray's own variables."""
-    return next(filter(None, map(os.environ.get, _ADDRESSES)), None)
+    """Of Ray's own variables. The first names a job server; the second may also name what Ray's processes talk to."""
+    server, cluster = map(os.environ.get, _ADDRESSES)
+    return _url(server) if server else cluster
+
+
+def _url(address: str) -> str:
+    return address if "://" in address or address == "auto" else f"http://{address}"
+
+
+def _shown(address: str) -> str:
+    return re.sub("//[^/]*@", "//", address)  # without a password
+
+
+def _checked(id: str) -> str:
+    """Ray's client would put any text into its urls."""
+    if ID.fullmatch(id):
+        return id
+    raise HeadError(f"{id!r}: not the id of a submission", "coyo-jobs list shows what the cluster remembers")
 
 
 @contextmanager
@@ -231,43 +237,3 @@ def _headers() -> dict[str, str] | None:
         raise HeadError(
             f"RAY_JOB_HEADERS is no JSON mapping: {exc}", 'such as {"Authorization": "Bearer ..."}'
         ) from exc
-
-
-@contextmanager
-def _translated(address: str) -> Iterator[None]:
-    """Foreign errors into HeadError, in this one place."""
-    try:
-        yield
-    except (AuthenticationError, aiohttp.WSServerHandshakeError) as exc:
-        raise HeadError(
-            f"{address} does not let us in: {str(exc).splitlines()[0]}",
-            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; ray get-auth-token prints it there",
-        ) from exc
-    except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError, KeyError) as exc:
-        if isinstance(exc, requests.exceptions.SSLError) or isinstance(exc.__context__, requests.exceptions.SSLError):
-            raise HeadError(
-                f"{address}: its certificate is not trusted here", "--verify FILE names the certificates to trust"
-            ) from exc
-        raise _absent(address) from exc
-    except FileNotFoundError as exc:
-        raise HeadError(str(exc), "--verify is true, false, or a file of certificates") from exc
-    except RuntimeError as exc:
-        raise _refused(address, str(exc)) from exc
-
-
-def _absent(address: str) -> Unreachable:
-    hint = "name Ray's dashboard, such as http://HEAD:8265; is it started, and can its port be reached from here?"
-    return Unreachable(f"no Ray job server answers at {address}", hint)
-
-
-def _refused(address: str, text: str) -> HeadError:
-    """What a head answers comes as the last line of a traceback of its own."""
-    lines = [line for line in text.splitlines() if line.strip(". ")]
-    said = re.sub(r"^(\w+\.)*\w+Error: |^Request failed with status code \d+: ", "", lines[-1]) if lines else text
-    if "Version check returned 404" in said:
-        return _absent(address)
-    if "does not exist" in said:
-        return HeadError(f"{address}: {said}", "list shows what the cluster remembers")
-    if "already exists" in said:
-        return HeadError(f"{address}: {said.split('. ')[0]}", "leave --id out, or give another")
-    return (Unreachable if "WebSocket" in said else HeadError)(f"{address}: {said}")

@@ -90,7 +90,7 @@ def _add_runners(commands: Any) -> None:
     _add_recipe(_add(commands, "doctor", _doctor, "look at all a job needs, and say what to do where it is missing"))
 
     retry = _add(commands, "retry", _retry, "compute again the rows that were rejected for the named reasons")
-    retry.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+    retry.add_argument("output", metavar="OUTPUT", help="the job's output folder, or its recipe")
     retry.add_argument("--reason", action="append", default=[], help="repeatable (default: the transient ones)")
     _add_log(retry)
 
@@ -104,7 +104,7 @@ def _add_readers(commands: Any) -> None:
     verify = _add(commands, "verify", _verify, "prove that an output is whole and right")
     report = _add(commands, "report", _report, "draw pictures with their top labels and best-matching texts")
     for command in (verify, report):
-        command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+        command.add_argument("output", metavar="OUTPUT", help="the job's output folder, or its recipe")
     verify.add_argument("--json", action="store_true", help="as JSON")
     verify.add_argument("--deep", action="store_true", help="check every value, not only the footers")
     verify.add_argument(
@@ -135,7 +135,7 @@ def _add_exits(commands: Any) -> None:
     export.add_argument("form", metavar="FORM", choices=FORMS, help=f"one of {', '.join(FORMS)}")
     join = _add(commands, "join", _join, "add a finished output's results to its corpus's metadata")
     for command in (export, join):
-        command.add_argument("output", metavar="OUTPUT", help="the job's output folder")
+        command.add_argument("output", metavar="OUTPUT", help="the job's output folder, or its recipe")
     join.add_argument(
         "metadata", metavar="METADATA", help="Parquet files with ids or urls: folder, file, glob or braces"
     )

@@ -24,7 +24,7 @@ def add(commands: Any, add: Add, add_recipe: Callable[[argparse.ArgumentParser],
     submit.add_argument("--installed", action="store_true", help="send no code: the cluster has this version")
     submit.add_argument("--shared-paths", action="store_true", help="local paths are the same on every node and here")
     status = add(commands, "status", _status, "where a job is, from its output alone, or from a cluster too")
-    status.add_argument("output", metavar="OUTPUT|ID", help="a job's output folder, or a submission on a cluster")
+    status.add_argument("output", metavar="OUTPUT|ID", help="a job's output folder, its recipe, or its id on a cluster")
     status.add_argument("--json", action="store_true", help="as JSON")
     listing = add(commands, "list", _list, "the submissions that a cluster remembers, the newest first")
     logs = add(commands, "logs", _logs, "what a submission said")
@@ -61,7 +61,7 @@ def _submit(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from jobs.status import status
 
-    if args.address or _names_a_submission(args.output):
+    if _names_a_submission(args.output, args.address):
         from jobs import submission
 
         head = submission.reach(args.address, args.verify)
@@ -72,9 +72,11 @@ def _status(args: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
-def _names_a_submission(name: str) -> bool:
-    """With a cluster in the environment, a bare name that is no folder here."""
-    if "/" in name or os.path.exists(name):
+def _names_a_submission(name: str, address: str | None) -> bool:
+    """A bare name, where a cluster is named; if that is so in the environment only, a name that is no folder here."""
+    if "/" in name or address:
+        return "/" not in name
+    if os.path.exists(name):
         return False
     from cluster.submit import default_address
 

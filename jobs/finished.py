@@ -40,6 +40,7 @@ class Finished:
     def open(cls, output: str) -> "Finished":
         """Raises OutputError for what is no output, is not finished, or has no rows."""
         storage, config = load_job(output)
+        output = config.output.path
         if not storage.exists(join(output, SUCCESS)):
             raise OutputError(f"{output}: is not finished, there is no {SUCCESS}", f"coyo-jobs run {join(output, JOB)}")
         books = ledger.read(storage, output)

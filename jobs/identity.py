@@ -83,15 +83,25 @@ def check_output(storage: Storage, config: JobConfig) -> None:
     storage.delete(probe)
 
 
-def load_job(output: str) -> tuple[Storage, JobConfig]:
-    """The output's own recipe, with the output where it was found. Raises OutputError."""
+def load_job(name: str) -> tuple[Storage, JobConfig]:
+    """The output's own recipe, with the output where it was found. Raises OutputError, ConfigError."""
+    storage, output = reach(name)
     path = join(output, JOB)
-    if not Storage().exists(path):
+    if not storage.exists(path):
         raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
-    config = _read(Storage(), path)
-    # The output may have been moved since: it is where it was found.
-    config = config.model_copy(update={"output": config.output.model_copy(update={"path": absolute(output)})})
+    config = _read(storage, path)
+    # The output may have been moved since: it is where it was found, and is reached as it was there.
+    found = {"output": config.output.model_copy(update={"path": absolute(output)})}
+    config = config.model_copy(update=found if name == output else found | {"storage": storage.config})
     return Storage(config.storage), config
+
+
+def reach(name: str) -> tuple[Storage, str]:
+    """Where an output is, named by its folder or by its job's recipe, which knows its store. Raises ConfigError."""
+    if not name.endswith((".yaml", ".yml")):
+        return Storage(), name
+    config = JobConfig.load(name)
+    return Storage(config.storage), config.output.path
 
 
 def _unclaimed(storage: Storage, output: str) -> bool:

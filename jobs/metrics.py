@@ -3,7 +3,9 @@
 Ray puts `ray_` before each name; cluster/grafana.json draws them.
 """
 
+import string
 from typing import Any
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge
 
@@ -32,7 +34,7 @@ class Metrics:
         self._counters = {n: Counter(n, says, ("output", tag)) for n, (says, tag) in _COUNTERS.items()}
         self._gauges = {name: Gauge(name, says, ("output",)) for name, says in _GAUGES.items()}
         for metric in (*self._counters.values(), *self._gauges.values()):
-            metric.set_default_tags({"output": output})
+            metric.set_default_tags({"output": quote(output, safe=string.printable)})  # Ray takes ASCII only
         self._before: dict[tuple[str, str], float] = {}
 
     def show(self, seen: Snapshot) -> None:

@@ -54,7 +54,7 @@ def contact_sheet(output: str, to: str, count: int) -> str:
 def sample(output: str, count: int) -> list[Pictured]:
     """`count` rows spread over the first CANDIDATES rows of the output, with their pictures from the source."""
     storage, config = load_job(output)
-    results = _results(storage, output)
+    results = _results(storage, config.output.path)
     if results.num_rows == 0:
         return []
     candidates = results.to_pylist()

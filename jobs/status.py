@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict
 
 from jobs.errors import OutputError
+from jobs.identity import reach
 from jobs.paths import SUCCESS, join
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
@@ -12,14 +13,16 @@ from jobs.storage import Storage
 _AT_WORK = ("waiting", "running", "stopping")
 
 
-def status(output: str, *, as_json: bool) -> tuple[str, bool]:
-    """What to print, and whether all is well: finished, or running with a recent sign of life. Raises OutputError."""
-    storage = Storage()
+def status(output: str, *, as_json: bool, storage: Storage | None = None, since: float = 0.0) -> tuple[str, bool]:
+    """What to print, and whether all is well: finished, or running with a recent sign of life. What was last heard of
+    before `since`, in seconds since 1970, is no bad sign. Raises OutputError."""
+    if storage is None:
+        storage, output = reach(output)
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")
     done = storage.exists(join(output, SUCCESS))
-    healthy = done or all(_alive(part) for part in parts)
+    healthy = done or all(_alive(part) or part.updated < since for part in parts)
     if as_json:
         return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy
     lines = [f"{output}: {'finished' if done else 'not finished'}"]

@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cluster.answers import HeadError
 from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
-from cluster.submit import Head, HeadError, Submission, connect
+from cluster.submit import ID, Head, Submission, connect
 from jobs import __version__, identity
-from jobs.config import JobConfig
+from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
 from jobs.log import say
+from jobs.models.labels import listed
 from jobs.paths import is_local, join
 from jobs.plan import Part
 from jobs.progress import clock
@@ -32,8 +34,9 @@ from jobs.storage import Storage
 
 SUBMITTED = "_submitted"  # the folder of an output with the recipes that were submitted into it
 VERSION = "coyo_jobs"  # the metadata that tells our submissions from others
+_REACHED = ("endpoint_url", "region")  # of the recipe's storage, in the metadata: who looks may not have the recipe
 _CODE = ("jobs", "cluster")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,16 @@ class How:
 
 def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     """Check what can be checked without a model, write the recipe, hand it over. Returns the id. Raises JobError."""
-    if how.id is not None and not _ID.fullmatch(how.id):
-        raise ConfigError(f"--id {how.id}: not letters and digits, with . _ - inside")
+    if how.id is not None and not ID.fullmatch(how.id):
+        raise ConfigError(f"--id {how.id}: not letters and digits, with . _ - inside, at most 200")
     with _translated():  # before its recipe would be replaced
         if how.id is not None and how.id in {each.id for each in head.list()}:
             raise ConfigError(f"--id {how.id}: the cluster has one of that name", "leave --id out, or give another")
     config = identity.whole(config)
     if not how.shared_paths:
         _refuse_local(config)
-    variables = _variables(config, how)
-    storage = Storage(config.storage)
+    variables, storage = _variables(config, how), Storage(config.storage)
+    config = _with_labels(config, storage)
     source = discover(storage, config.source)
     say("source", source.said)
     identity.check_output(storage, config)
@@ -72,6 +75,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
     words += ["--log", how.log] if how.log != "text" else []
     about = {VERSION: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
+    about |= {name: value for name in _REACHED if (value := getattr(config.storage, name))}
     with _translated(), tempfile.TemporaryDirectory() as folder:
         root = Path(__file__).parents[1]
         code = None if how.installed else pack(root, _CODE, Path(folder))
@@ -146,8 +150,11 @@ def status(head: Head, id: str, *, as_json: bool) -> tuple[str, bool]:
     """What the cluster says of it, and what its output does; whether all is well."""
     found = look(head, id)
     output = found.metadata.get("output", "")
+    storage = Storage(StorageConfig.model_validate({name: found.metadata.get(name) for name in _REACHED}))
     try:
-        said, healthy = status_of_output(output, as_json=as_json) if output else ("", True)
+        said, healthy = "", True
+        if output:
+            said, healthy = status_of_output(output, as_json=as_json, storage=storage, since=found.began)
     except (OutputError, StorageError) as exc:  # a run that has just begun has published nothing
         said, healthy = json.dumps(exc.message) if as_json else exc.message, not found.over
     healthy = found.state == "SUCCEEDED" or (healthy and not found.over)
@@ -163,7 +170,8 @@ def told(found: Submission) -> str:
     spent = clock(max(0.0, (found.ended or time.time()) - found.began))
     if not found.over:
         return f"{found.state} for {spent}"
-    why = f": {found.message.splitlines()[0]}" if found.state == "FAILED" and found.code is None else ""
+    said = found.message.partition("\n")[0]
+    why = f": {said}" if said and found.state == "FAILED" and found.code is None else ""
     code = f" with code {found.code}" if found.state == "FAILED" and found.code is not None else ""
     return f"{found.state}{code} after {spent}{why}"
 
@@ -180,8 +188,22 @@ def _refuse_local(config: JobConfig) -> None:
             )
 
 
+def _with_labels(config: JobConfig, storage: Storage) -> JobConfig:
+    """Themselves, as an output knows its job by them: a file of this machine is none of the nodes'."""
+    align = config.models.align
+    if align is None or align.zero_shot is None:
+        return config
+    tree = config.model_dump()
+    tree["models"]["align"]["zero_shot"].update(labels=listed(align.zero_shot, storage))
+    return JobConfig.of(tree)
+
+
 def _variables(config: JobConfig, how: How) -> dict[str, str]:
     """What is forwarded; the run finds its recipe with them before it can read where its storage is."""
+    for name in how.env:
+        if not _NAME.fullmatch(name):  # a value that was given with it is not for the log
+            given = name.partition("=")[0]
+            raise ConfigError(f"--env {given}: not the name of a variable", "export it, and give its name alone")
     if missing := [name for name in how.env if name not in set_here(how.env)]:
         raise ConfigError(f"--env {missing[0]}: not set here", f"export {missing[0]}=..., or leave it out")
     variables = set_here([*(CREDENTIALS if how.credentials else ()), *how.env])
@@ -189,7 +211,8 @@ def _variables(config: JobConfig, how: How) -> dict[str, str]:
         say("forwards", ", ".join(variables))
     if "AWS_SESSION_TOKEN" in variables:
         say("note", "these credentials end some day: a role of the nodes does not (--no-credentials)")
-    where = {"AWS_ENDPOINT_URL": config.storage.endpoint_url, "AWS_DEFAULT_REGION": config.storage.region}
+    # That of S3 alone wins over the other, here and on the nodes.
+    where = {"AWS_ENDPOINT_URL_S3": config.storage.endpoint_url, "AWS_DEFAULT_REGION": config.storage.region}
     return {**variables, **{name: value for name, value in where.items() if value}, "COYO_JOBS_VERSION": __version__}
 
 

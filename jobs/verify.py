@@ -43,7 +43,7 @@ class Check:
 def verify(output: str, *, deep: bool = False, sample: int = 0) -> list[Check]:
     """Every check, in the order of its cost. Raises OutputError when this is no output at all."""
     storage, config = load_job(output)
-    books = ledger.read(storage, output)
+    books = ledger.read(storage, config.output.path)
     checks = [*_footers(storage, config, books)]
     if deep:
         checks += _values(storage, books)

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 import yaml
 
 from jobs import identity
 from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.models import Spec
+from jobs.progress import before, publish
 from jobs.run import describe_models
 from jobs.sources.discover import discover
+from jobs.status import status
 from jobs.storage import Storage
 from tests.conftest import demo_job
 
@@ -120,6 +123,22 @@ def test_where_and_how_fast_a_job_runs_may_change(pinned: JobConfig, path: str, 
 def test_an_output_may_be_moved(pinned: JobConfig, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     identity.claim(STORAGE, changed(pinned, "output.path", str(tmp_path / "moved")))
+
+
+def test_an_output_is_found_by_its_recipe_in_a_store_that_nothing_else_names(
+    pinned: JobConfig, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem(endpoint_url=s3).mkdir("by-its-recipe")
+    there = changed(changed(pinned, "output.path", "s3://by-its-recipe/out"), "storage.endpoint_url", s3)
+    recipe = tmp_path / "job.yaml"
+    recipe.write_text(there.to_yaml())
+    storage = Storage(there.storage)
+    identity.claim(storage, changed(there, "storage.endpoint_url", None))  # as it was reached in an earlier run
+    assert identity.load_job(str(recipe)) == (storage, there)
+    publish(storage, there.output.path, "", before("first", "GPUs", 1.0))
+    said, well = status(str(recipe), as_json=False)
+    assert (well, said.splitlines()[0]) == (True, "s3://by-its-recipe/out: not finished")
 
 
 def test_a_folder_with_somebodys_rows_is_not_taken_over(specs: tuple[Spec, ...], tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def test_a_device_waits_when_no_call_is_under_way(calls: int, share: float) -> N
 
 
 def test_what_is_counted_arrives_at_the_metrics_port_once(ray_session: None, tmp_path: Path) -> None:
-    output = str(tmp_path / "out")
-    said = Metrics(output, 7, on(2))
+    said, output = Metrics(f"{tmp_path}/größe 1", 7, on(2)), f"{tmp_path}/gr%C3%B6%C3%9Fe 1"  # Ray takes ASCII only
     for rows in (10, 40, 40):
         said.show(seen(rows))
     deadline = time.monotonic() + 30

@@ -6,8 +6,11 @@ import pytest
 from PIL import Image
 
 from jobs.errors import OutputError
+from jobs.finished import Finished
+from jobs.paths import JOB
 from jobs.report import contact_sheet, sample
 from jobs.run import run
+from jobs.verify import verify
 from tests.conftest import demo_job
 
 
@@ -30,6 +33,16 @@ def test_a_sheet_is_a_png_of_four_pictures_a_line(output: str, tmp_path: Path, c
 
 def test_more_pictures_than_rows_draws_every_row(output: str) -> None:
     assert len(sample(output, 1000)) == 116
+
+
+def test_whatever_reads_an_output_finds_it_by_its_recipe(output: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "job.yaml"
+    recipe.write_text(Path(output, JOB).read_text())
+    assert len(sample(str(recipe), 1000)) == len(sample(output, 1000))
+    checks = verify(str(recipe))
+    assert [check.count for check in checks] == [check.count for check in verify(output)]
+    assert all(check.ok for check in checks)
+    assert [obj.entry for obj in Finished.open(str(recipe)).objects] == [o.entry for o in Finished.open(output).objects]
 
 
 def test_a_picture_comes_with_its_labels_and_the_texts_that_match_best(output: str) -> None:

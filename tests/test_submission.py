@@ -1,21 +1,24 @@
 """What a submission does before a head has it: checks, the recipe beside the output, one command that reads it."""
 
 import shlex
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 
 from cluster.runtime_env import CREDENTIALS, Environment
-from cluster.submit import Head
-from jobs import cli, identity
+from cluster.submit import Head, Submission
+from jobs import cli, identity, submission
 from jobs.config import JobConfig
-from jobs.errors import ConfigError, OutputError, SourceError
+from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
 from jobs.paths import JOB
 from jobs.plan import Part
+from jobs.progress import before, publish
 from jobs.status import status
 from jobs.storage import Storage
 from jobs.submission import SUBMITTED, How, submit
@@ -29,9 +32,13 @@ class Given(Head):
     client: Any = None
     address: str = "http://head:8265"
     jobs: list[tuple[str, Environment, Mapping[str, str], str]] = field(default_factory=list)
+    found: dict[str, Submission] = field(default_factory=dict)
 
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
         self.jobs.append((command, environment, metadata, id))
+
+    def look(self, id: str) -> Submission:
+        return self.found[id]
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +82,42 @@ def test_a_recipe_of_this_folder_means_the_same_elsewhere(
     assert Path(there.output.path).is_absolute()
 
 
+def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig, tmp_path: Path) -> None:
+    """The nodes have not this machine's file, and the output knows its job by the labels, not by a file's name."""
+    (tmp_path / "labels.txt").write_text("a cat\na dog\n")
+    tree = config.model_dump()
+    tree["models"]["align"]["zero_shot"] = {"labels": str(tmp_path / "labels.txt")}
+    head = Given()
+    for _ in range(2):
+        submit(JobConfig.of(tree), Part(), head, SHARED)
+        sent = JobConfig.load(head.jobs[-1][2]["recipe"])
+        assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
+        identity.claim(Storage(), identity.pin(sent, sent.source.model_copy(update={"format": "parquet"}), ()))
+    tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
+    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
+        submit(JobConfig.of(tree), Part(), head, SHARED)
+
+
+def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
+    config: JobConfig, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that only the recipe names, and an output in which the run before was stopped."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    s3fs.S3FileSystem(endpoint_url=s3).mkdir("elsewhere")
+    tree = config.model_dump()
+    tree["storage"] |= {"endpoint_url": s3, "region": "us-east-1"}
+    tree["output"]["path"] = "s3://elsewhere/out"
+    config, head = JobConfig.of(tree), Given()
+    id = submit(config, Part(), head, SHARED)
+    publish(Storage(config.storage), config.output.path, "", replace(before("first", "", 0.0), state="stopped"))
+    now = time.time()
+    for state, began, healthy in [("RUNNING", now + 1, True), ("RUNNING", now - 1, False), ("FAILED", now + 1, False)]:
+        head.found[id] = Submission(id, state, "", "", head.jobs[0][2], began, None, None)
+        said, well = submission.status(head, id, as_json=False)
+        assert (well, "  first on " in said) == (healthy, True), said
+
+
 def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     """It is there before the job's own recipe is, and stays."""
     storage, output = Storage(), config.output.path
@@ -116,7 +159,8 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
     head = Given()
     submit(JobConfig.of(tree), Part(), head, SHARED)
     variables = head.jobs[0][1].variables
-    assert (variables["AWS_ENDPOINT_URL"], variables["AWS_DEFAULT_REGION"]) == ("http://minio:9000", "eu-west-1")
+    assert variables["AWS_ENDPOINT_URL_S3"] == "http://minio:9000"  # of all variables, this one wins
+    assert variables["AWS_DEFAULT_REGION"] == "eu-west-1"
 
 
 @pytest.mark.parametrize(
@@ -125,11 +169,13 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
         ({}, How(), ConfigError, "a local path, and a cluster has more than one machine"),
         ({"source": {"path": "s3://bucket/in"}}, How(), ConfigError, "/My out!: a local path"),
         ({}, How(id="a/b", shared_paths=True), ConfigError, "--id a/b: not letters and digits"),
+        ({}, How(id="a" * 201, shared_paths=True), ConfigError, "at most 200"),
         ({}, How(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set here"),
+        ({}, How(env=["KEY=secret"], shared_paths=True), ConfigError, "--env KEY: not the name of a variable"),
         ({"source": {"path": "nowhere"}}, SHARED, SourceError, "nothing at "),
         ({"models": {"align": None}}, SHARED, OutputError, "models.align was "),
     ],
-    ids=["local source", "local output", "id", "env", "source", "another job's output"],
+    ids=["local source", "local output", "id", "long id", "env", "value", "source", "another job's output"],
 )
 def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
     config: JobConfig, changes: dict[str, Any], how: How, error: type[Exception], told: str

@@ -11,6 +11,7 @@ from jobs import schema
 from jobs.config import AlignConfig
 from jobs.models import Model, Results, Spec, align, loading, towers, vectors, zero_shot
 from jobs.models.fitting import Device, Fitting, Fixed
+from jobs.models.labels import listed
 from jobs.models.texts import Groups, Reading, Tokenizer
 from jobs.models.towers import Towers
 from jobs.models.vit import Scaler
@@ -27,7 +28,7 @@ def describe(config: AlignConfig, weights: Weights, folder: str, dtype: str) -> 
 
     Raises CheckpointError, and ConfigError for a list of labels that cannot be read.
     """
-    labels = zero_shot.read(config.zero_shot, weights.storage) if config.zero_shot else ()
+    labels = listed(config.zero_shot, weights.storage) if config.zero_shot else ()
     settings = loading.config(folder, weights.name)
     towers.check_kind(settings, weights.name)
     canvas, scale = loading.pixels(folder, weights.name, settings)

@@ -1,9 +1,13 @@
 """What a head may answer, or not: a server that is none, another version, a log that breaks off, an end of any kind."""
 
+import asyncio
 import http.server
 import json
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +15,8 @@ import pytest
 from ray.job_submission import JobStatus
 
 from cluster import submit
-from cluster.submit import Head, HeadError, Submission, Unreachable, connect
+from cluster.answers import HeadError, Unreachable
+from cluster.submit import Head, Submission, connect
 
 
 @pytest.fixture
@@ -44,6 +49,8 @@ def server() -> Iterator[type[http.server.BaseHTTPRequestHandler]]:
         (200, json.dumps({"version": "4", "ray_version": "2.9.0"}).encode(), "runs Ray 2.9.0, and this package needs"),
         (200, b"<html>another service</html>", "no Ray job server answers at"),
         (200, b"{}", "no Ray job server answers at"),
+        (200, b"[]", "no Ray job server answers at"),
+        (200, b'{"ray_version": "nightly"}', "no Ray job server answers at"),
         (404, b"", "no Ray job server answers at"),
         (502, b"", "no Ray job server answers at"),
         (401, b"who are you", "does not let us in"),
@@ -64,14 +71,29 @@ def test_an_address_needs_no_http_in_front(server: Any, monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     server.answer = 200, json.dumps({"version": "4", "ray_version": ray.__version__}).encode()
-    assert connect(server.address.removeprefix("http://")).address == server.address
+    bare = server.address.removeprefix("http://")
+    assert connect(bare).address == connect(f"http://me:secret@{bare}").address == server.address
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
         connect()
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", bare)
+    assert connect().address == server.address
 
 
-def test_a_certificate_file_that_is_not_there_is_told(server: Any) -> None:
+@pytest.mark.parametrize("address", ["ftp://head:8265", "http://[::1", "http://\xfc..\xfc", "http://head:99999"])
+def test_an_address_that_cannot_be_one_is_told(address: str) -> None:
+    with pytest.raises(Unreachable) as caught:
+        connect(address)
+    assert address in caught.value.message
+
+
+def test_what_tls_lacks_is_told(server: Any, tmp_path: Path) -> None:
     with pytest.raises(HeadError, match=r"nowhere\.pem"):
         connect(server.address, "nowhere.pem")
+    (tmp_path / "notes.txt").write_text("no certificate")
+    with pytest.raises(HeadError, match="certificate"):
+        connect(server.address, str(tmp_path / "notes.txt"))
+    with pytest.raises(HeadError, match="nothing there speaks TLS"):
+        connect(server.address.replace("http:", "https:"))
 
 
 def test_headers_that_are_no_mapping_are_told(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +118,10 @@ def test_a_submission_ends_as_its_command_does(state: str, code: int | None, giv
 
 
 class Scripted:
-    """A job server's client: one state for each look, and pieces of log, None where the connection breaks."""
+    """A job server's client: one state for each look, and pieces of log, seconds without one, and None where the
+    connection breaks."""
 
-    def __init__(self, states: list[str | Exception], log: list[str | None]) -> None:
+    def __init__(self, states: list[str | Exception], log: list[str | float | None]) -> None:
         self.states, self.log, self.broken = states, log, 0
 
     def get_job_info(self, _: str) -> Any:
@@ -109,14 +132,18 @@ class Scripted:
         empty = dict.fromkeys(names)
         return SimpleNamespace(status=JobStatus(state), entrypoint="", message="the nodes are coming", **empty)
 
+    get_job_logs = get_job_info
+
     async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
         """From the start each time, as Ray does."""
         for place, text in enumerate(self.log):
             if text is None and place > self.broken:
                 self.broken = place
                 raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
-            if text is not None:
+            if isinstance(text, str):
                 yield text
+            elif text and place > self.broken:
+                await asyncio.sleep(text)
 
 
 @pytest.fixture
@@ -125,14 +152,32 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_SOON", 0.0)
 
 
-def test_a_log_that_breaks_off_goes_on_where_it_was(quickly: None) -> None:
-    """A port that is forwarded breaks every few minutes; the job does not."""
-    states: list[str | Exception] = ["RUNNING", ConnectionError(), "RUNNING", "RUNNING", "SUCCEEDED"]
-    client = Scripted(states, ["one\ntw", None, "o\n", None, "three\n"])
+def test_a_log_that_breaks_off_goes_on_where_it_was(quickly: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is forwarded breaks every few minutes; the job does not. Nor does it when a proxy has no head for a
+    moment, or when nothing was said for longer than a head may be away."""
+    monkeypatch.setattr(submit, "_PATIENCE", 0.5)
+    away = RuntimeError("Request failed with status code 503: no healthy upstream.")
+    states: list[str | Exception] = ["RUNNING", ConnectionError(), away, "RUNNING", "RUNNING", "SUCCEEDED"]
+    client = Scripted(states, ["one\ntw", 0.6, None, "o\n", None, "three\n"])
     notes: list[str] = []
     assert "".join(Head(client, "http://h").follow("id", notes.append)) == "one\ntwo\nthree\n"
-    assert len(notes) == 3
+    assert len(notes) == 4
     assert all("trying again" in note for note in notes)
+
+
+def test_an_interrupt_ends_the_watch_at_once() -> None:
+    """While it waits for the next word: the connection is let go of, and nothing else is said."""
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(Head(Scripted(["RUNNING"], ["one\n", 60.0]), "http://h").follow("id", lambda _: None))
+
+
+@pytest.mark.parametrize("id", ["", "..", "../version", "a/b", "a?b", "a#b", "a" * 201])
+def test_what_is_no_id_becomes_no_part_of_a_url(id: str) -> None:
+    """The list of all submissions was taken for one, and what came after a question mark was left out."""
+    for asked in (Head(Scripted(["RUNNING"], []), "http://h").look, Head(Scripted(["RUNNING"], []), "http://h").log):
+        with pytest.raises(HeadError, match="not the id of a submission"):
+            asked(id)
 
 
 def test_a_submission_that_waits_says_for_what(quickly: None) -> None:

@@ -12,7 +12,8 @@ from jobs.canvas import paint
 from jobs.config import ZeroShotConfig
 from jobs.demo import WEIGHTS, scenes
 from jobs.errors import CheckpointError, ConfigError, StorageError
-from jobs.models import loading, zero_shot
+from jobs.models import loading
+from jobs.models.labels import listed
 from jobs.models.zero_shot import Score, ZeroShot
 from jobs.storage import Storage
 from tests.models.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
@@ -138,7 +139,7 @@ def written(folder: Path, text: str | bytes) -> ZeroShotConfig:
 @pytest.mark.parametrize("text", ["a cat\na dog\n", "a cat\r\na dog", "\ufeffa cat\n  a dog \n"])
 def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
     """Also as Windows writes it: a label that ends in a carriage return is another label."""
-    assert zero_shot.read(written(tmp_path, text), Storage()) == ("a cat", "a dog")
+    assert listed(written(tmp_path, text), Storage()) == ("a cat", "a dog")
 
 
 @pytest.mark.parametrize(
@@ -154,12 +155,12 @@ def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_no_list_of_labels_is_refused(tmp_path: Path, text: str | bytes, says: str) -> None:
     """A label twice halves its probability; an empty one is a sentence about nothing."""
     with pytest.raises(ConfigError, match=f"labels.txt: {says}"):
-        zero_shot.read(written(tmp_path, text), Storage())
+        listed(written(tmp_path, text), Storage())
 
 
 def test_a_file_may_lie_in_a_bucket_and_must_be_there(bucket: str, tmp_path: Path) -> None:
     Storage().put(f"{bucket}/labels.txt", b"a cat\na dog\n")
-    assert zero_shot.read(ZeroShotConfig(labels=f"{bucket}/labels.txt"), Storage()) == ("a cat", "a dog")
+    assert listed(ZeroShotConfig(labels=f"{bucket}/labels.txt"), Storage()) == ("a cat", "a dog")
     for missing in (f"{bucket}/no.txt", str(tmp_path / "no.txt")):
         with pytest.raises(StorageError, match=r"no\.txt"):
-            zero_shot.read(ZeroShotConfig(labels=missing), Storage())
+            listed(ZeroShotConfig(labels=missing), Storage())
