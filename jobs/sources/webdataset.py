@@ -6,11 +6,8 @@ slash. A tar is streamed; its row numbers count samples in stored order.
 
 import itertools
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +22,7 @@ from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, 
 from jobs.sources.parquet import BROKEN
 from jobs.sources.selection import Selection
 from jobs.sources.sieve import Sieve
+from jobs.sources.tars import Sample, samples
 from jobs.storage import Entry, Storage
 
 PEEK = 64  # samples read to learn the json's fields and their types
@@ -32,13 +30,6 @@ _JSON_KINDS = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
 )  # fmt: skip
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-@dataclass
-class Sample:
-    key: str
-    members: dict[str, bytes] = field(default_factory=dict)
-    damage: str | None = None
 
 
 def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, Entry], config: SourceConfig) -> Layout:
@@ -120,73 +111,6 @@ def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
     for table in read(storage, layout, Unit(shard)):
         rows = table.filter(pc.invert(table.column(schema.END)))
         yield from rows.column(schema.ROW).to_pylist()
-
-
-def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
-    """Every sample of a tar. Raises Damaged after the last one that could be found, which then is damaged too."""
-    sample: Sample | None = None
-    try:
-        for name, data in _members(storage, entry):
-            key, suffix = _split(name)
-            if key and (sample is None or sample.key != key or suffix in sample.members):
-                if sample is not None:
-                    yield sample
-                sample = Sample(key)
-            if data is None:
-                raise Damaged(f"the tar is cut inside {name}")
-            if key and sample is not None:
-                sample.members[suffix] = data
-    except Damaged as exc:
-        if sample is not None:  # its text may have been the next member
-            sample.damage = str(exc)
-            yield sample
-        raise
-    if sample is not None:
-        yield sample
-
-
-class _Header(tarfile.TarInfo):
-    """Remembers why the last header could not be read: tarfile itself ends quietly at a damaged one."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as exc:
-            tar.stopped_by = exc  # type: ignore[attr-defined]
-            raise
-
-
-def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
-    """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
-    try:
-        # By default a name that is not UTF-8 comes with surrogates, which neither Arrow nor a terminal takes.
-        with (
-            storage.stream(entry) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="replace") as tar,
-        ):
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-                if not member.isfile():
-                    continue
-                try:
-                    file = tar.extractfile(member)
-                    data = file.read() if file else b""
-                except (tarfile.ReadError, EOFError, zlib.error):
-                    yield member.name, None
-                    return
-                yield member.name, data if len(data) == member.size else None
-            stopped = getattr(tar, "stopped_by", None)
-            if not isinstance(stopped, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-                raise Damaged(f"the tar has no end mark ({stopped})")
-    except (tarfile.TarError, EOFError, zlib.error) as exc:
-        raise Damaged(f"not a readable tar ({exc})") from exc
-
-
-def _split(name: str) -> tuple[str, str]:
-    folder, slash, file = name.rpartition("/")
-    stem, dot, suffix = file.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
 
 
 def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
