@@ -72,7 +72,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     except Damaged as exc:
         damage = str(exc)
     yield buffer.take()
-    yield buffer.end(damage)
+    yield from buffer.end(damage)
 
 
 class Buffer:
@@ -102,8 +102,8 @@ class Buffer:
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table
 
-    def end(self, damage: str | None) -> pa.Table:
-        return self._sieve.end(self._first, self._first, damage)
+    def end(self, damage: str | None) -> Iterator[pa.Table]:
+        return self._sieve.close(self._first, damage)
 
 
 def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:

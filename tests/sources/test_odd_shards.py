@@ -4,8 +4,14 @@ import gzip
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
-from tests.sources import read_one, tar_bytes, write_parquet
+from jobs.provenance import Coverage
+from jobs.sources import Unit
+from jobs.sources.discover import read
+from jobs.storage import Storage
+from tests.sources import Raw, listed, read_one, tar_bytes, write_parquet, write_tar
+from tests.sources.test_selection import accounted
 
 
 def test_columns_that_arrow_stores_as_views_or_dictionaries_are_what_they_hold(tmp_path: Path) -> None:
@@ -42,3 +48,27 @@ def test_a_tar_in_several_pieces_has_the_members_of_all(tmp_path: Path) -> None:
     packed[-1] = packed[-1][:-8] + b"\xff" * 8
     (tmp_path / "0.tar.gz").write_bytes(b"".join(packed))
     assert read_one(tmp_path / "0.tar.gz").damage
+
+
+@pytest.mark.parametrize("how", ["cut", "shorter", "longer before"])
+@pytest.mark.parametrize("form", ["parquet", "tar"])
+def test_a_shard_that_was_cut_when_half_of_it_was_done_can_be_completed(tmp_path: Path, form: str, how: str) -> None:
+    """`15 of 0 rows committed`, said every run, and that the next one would go on."""
+    count = 6 if how == "shorter" else 12
+    if form == "parquet":
+        path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"] * count})
+        write_parquet(tmp_path / "1.parquet", {"image": [b"x"]})
+    else:
+        path = write_tar(tmp_path / "0.tar", [(f"{n}.jpg", b"x" * 1000) for n in range(count)])
+    if how != "shorter":
+        path.write_bytes(path.read_bytes()[: 6 * 1536 if form == "tar" else -20])
+    done, known = (((0, 3), (8, 9)), 0) if how != "longer before" else (((0, 3),), 9)
+    source = listed(tmp_path)
+    raw = Raw(list(read(Storage(), source.layout, Unit(source.shards[0], None, done, known=known))))
+    whole = Coverage(done, known or None) | accounted(raw.tables)
+    assert (whole.complete, whole.total) == (True, 9)
+    assert any(end["_message"] for end in raw.ends)
+    lost = set(range(9)) - set(raw.numbers) - {n for first, stop in done for n in range(first, stop)}
+    assert lost == set()
+    assert set(raw.rejects.values()) == {"shard_damaged"}
+    assert set(raw.rejects) >= {6, 7}
