@@ -161,7 +161,7 @@ def _text(sample: Sample, about: dict[str, Any], layout: Layout) -> str | None:
 def _kept(about: dict[str, Any], column: pa.Field) -> Any:
     value = about.get(column.name)
     try:
-        if _is_text(column.type) and isinstance(value, dict | list):
+        if _is_text(column.type) and not isinstance(value, str | None):  # the first samples may have had null
             value = json.dumps(value, ensure_ascii=False)
         return pa.scalar(value, column.type).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, RecursionError) as exc:
@@ -177,7 +177,8 @@ def _peek(storage: Storage, shard: Shard) -> list[Sample]:
 
 
 def _json_fields(samples: Sequence[Sample]) -> dict[str, pa.DataType]:
-    """Field types from values: int64, float64, bool, string; objects and lists become json text."""
+    """Field types from values: int64, float64, bool, string; objects, lists and what is null at first become json
+    text."""
     fields: dict[str, pa.DataType] = {}
     for sample in samples:
         try:

@@ -1,6 +1,7 @@
 """Shards that are whole, but written by other hands than most: each has its rows, and none of them is lost."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,9 @@ import pytest
 from jobs.provenance import Coverage
 from jobs.sources import Unit
 from jobs.sources.discover import read
+from jobs.sources.webdataset import PEEK
 from jobs.storage import Storage
-from tests.sources import Raw, listed, read_one, tar_bytes, write_parquet, write_tar
+from tests.sources import Raw, about, listed, of_jsons, read_one, refusal, tar_bytes, write_parquet, write_tar
 from tests.sources.test_selection import accounted
 
 
@@ -72,3 +74,16 @@ def test_a_shard_that_was_cut_when_half_of_it_was_done_can_be_completed(tmp_path
     assert lost == set()
     assert set(raw.rejects.values()) == {"shard_damaged"}
     assert set(raw.rejects) >= {6, 7}
+
+
+def test_a_json_field_that_is_null_at_first_costs_no_row_later(tmp_path: Path) -> None:
+    jsons = [about(note=None)] * PEEK + [about(note=value) for value in (0.5, "a", True, [1], None)]
+    raw = of_jsons(tmp_path, *jsons, keep=["note"])
+    assert (raw.rejects, raw.column("note")[PEEK:]) == ({}, ["0.5", "a", "true", "[1]", None])
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> None:
+    """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
+    path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
+    path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
+    assert r"\xff.parquet': its name is not UTF-8" in refusal(tmp_path)
