@@ -187,7 +187,8 @@ class _Job:
         results = [field for spec in self.specs for field in spec.fields]
         keep = self.config.output.keep_images
         annotated = schema.annotated(self.source.layout.schema, results, images=keep != "none")
-        about = {"run": run, "job": self.fingerprint, "version": __version__}
+        key = self.source.layout.key or ""
+        about = {"run": run, "job": self.fingerprint, "version": __version__, schema.KEY: key}
         return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
     def _settled(self, committed: Ledger, run: str) -> Ledger:
