@@ -163,6 +163,8 @@ def _kept(about: dict[str, Any], column: pa.Field) -> Any:
     try:
         if _is_text(column.type) and not isinstance(value, str | None):  # the first samples may have had null
             value = json.dumps(value, ensure_ascii=False)
+        if pa.types.is_integer(column.type) and isinstance(value, float) and not value.is_integer():
+            raise pa.ArrowInvalid(f"{value} is no whole number")  # of which pyarrow would make one
         return pa.scalar(value, column.type).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, RecursionError) as exc:
         raise Reject(Reason.BAD_METADATA, f"{column.name} is not {column.type}: {exc!s:.200}") from exc

@@ -82,6 +82,14 @@ def test_a_json_field_that_is_null_at_first_costs_no_row_later(tmp_path: Path) -
     assert (raw.rejects, raw.column("note")[PEEK:]) == ({}, ["0.5", "a", "true", "[1]", None])
 
 
+def test_a_fraction_in_a_field_of_whole_numbers_is_a_reject_and_not_cut(tmp_path: Path) -> None:
+    """Kept as 0, and chosen by as 0, without a word: the first 64 samples had whole numbers."""
+    jsons = [about(score=1)] * PEEK + [about(score=0.9), about(score=2.0), about(score=float("nan"))]
+    raw = of_jsons(tmp_path, *jsons, keep=["score"])
+    assert (raw.rejects, raw.column("score")[-3:]) == ({64: "bad_metadata", 66: "bad_metadata"}, [None, 2, None])
+    assert of_jsons(tmp_path, *jsons, where="score < 0.5").numbers == [64, 66]
+
+
 def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> None:
     """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
