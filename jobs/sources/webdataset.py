@@ -29,6 +29,7 @@ PEEK = 64  # samples read to learn the json's fields and their types
 _JSON_KINDS = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
 )  # fmt: skip
+_WHERE = "where"  # in a row: the fields that it is chosen by, which may be called like the row's own
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -95,7 +96,7 @@ class Buffer:
 
     def take(self) -> pa.Table:
         rows, selection = self._rows, self._layout.selection
-        looked_at = pa.Table.from_pylist(rows, schema=pa.schema(selection.fields))
+        looked_at = pa.Table.from_pylist([row.get(_WHERE, {}) for row in rows], schema=pa.schema(selection.fields))
         broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
         taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
         table = self._sieve.sift(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
@@ -118,9 +119,10 @@ def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
     if sample.damage:
         return row | rejected(Reason.SHARD_DAMAGED, sample.damage)
     try:
-        wanted = [*layout.kept, *layout.selection.fields]
-        about = _json(sample) if wanted or layout.texts else {}
-        row |= {column.name: _kept(about, column) for column in wanted}
+        fields = layout.selection.fields
+        about = _json(sample) if layout.kept or fields or layout.texts else {}
+        row |= {column.name: _kept(about, column) for column in layout.kept}
+        row[_WHERE] = {column.name: _kept(about, column) for column in fields}
         row[schema.TEXT] = _text(sample, about, layout)
     except Reject as exc:
         return row | rejected(exc.reason, exc.message)

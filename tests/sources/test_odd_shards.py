@@ -90,6 +90,13 @@ def test_a_fraction_in_a_field_of_whole_numbers_is_a_reject_and_not_cut(tmp_path
     assert of_jsons(tmp_path, *jsons, where="score < 0.5").numbers == [64, 66]
 
 
+def test_a_row_is_not_addressed_by_the_fields_it_is_chosen_by(tmp_path: Path) -> None:
+    """`where: row > 0` gave rows the numbers in their json, and img2dataset's json has a key."""
+    jsons = [about(row=7, shard="x", key=n) for n in range(3)]
+    raw = of_jsons(tmp_path, *jsons, where="row > 0 and shard == 'x' and key > 0")
+    assert (raw.numbers, raw.column("shard"), raw.column("key")) == ([1, 2], ["0.tar"] * 2, ["1", "2"])
+
+
 def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> None:
     """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
