@@ -128,9 +128,8 @@ def test_a_process_that_dies_while_urls_come_in_another_order_costs_no_row(tmp_p
         urls = [f"http://127.0.0.1:{site.server_port}/{number}" for number in range(ROWS)]
         (tmp_path / "in").mkdir()
         pq.write_table(pa.table({"url": urls, "id": range(ROWS)}), tmp_path / "in" / "0.parquet")
-        pq.write_table(
-            pa.table({"url": urls[:9], "id": range(9)}), tmp_path / "in" / "1.parquet"
-        )  # with two, Ray fuses fetching and decoding
+        # With a second one, Ray fuses fetching and decoding.
+        pq.write_table(pa.table({"url": urls[9:18], "id": range(9)}), tmp_path / "in" / "1.parquet")
         fetch = {"allow_networks": ["127.0.0.0/8"], "requests_per_host": 64}
         tree = small_job(tmp_path / "in", tmp_path / "out", fetch=fetch).model_dump()
         tree["source"]["keep"], tree["models"]["align"] = [], None
@@ -138,7 +137,6 @@ def test_a_process_that_dies_while_urls_come_in_another_order_costs_no_row(tmp_p
         site.shutdown()
     assert ended.returncode == DONE, ended.stderr
     rows, rejects = (read(str(tmp_path / "out"), folder) for folder in ("rows", "rejects"))
-    assert addresses(rows, rejects) == [
-        (f"{s}.parquet", row) for s, count in ((0, ROWS), (1, 9)) for row in range(count)
-    ]
+    given = [("0.parquet", row) for row in range(ROWS)] + [("1.parquet", row) for row in range(9)]
+    assert addresses(rows, rejects) == given
     assert rejects.column("reason").to_pylist() == ["decode_crashed"]
