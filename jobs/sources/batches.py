@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from jobs import schema
 from jobs.errors import Reason, SourceError
 from jobs.sources import Layout, Shard, rejected
-from jobs.sources.columns import ONE_TYPE, copied
+from jobs.sources.columns import ONE_TYPE, copied, looked_at
 from jobs.sources.selection import Mask
 
 
@@ -29,8 +29,8 @@ def raw_of(batch: pa.RecordBatch, layout: Layout, shard: Shard, first: int) -> p
         array, unsound = _sound(batch.column(column))
         columns[name] = _as(array, raw.field(name).type, column, shard)
         broken |= _said(column, array, unsound)
-    if layout.format == "urls":  # which need not be kept
-        broken |= _said(layout.images[0], *_sound(batch.column(layout.images[0])))
+    for column in [*looked_at(layout), *(layout.images if layout.format == "urls" else ())]:
+        broken |= _said(column, *_sound(batch.column(column)))
     why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
     what = "the url is null" if layout.format == "urls" else "the image bytes are null"
     columns |= _rejects(columns[schema.IMAGE], what, why, broken)

@@ -50,9 +50,16 @@ def copied(layout: Layout) -> dict[str, str]:
     return {name: column for name, column in named.items() if column}
 
 
+def looked_at(layout: Layout) -> list[str]:
+    """The columns that are not copied and can make a row a reject: texts, which may not be UTF-8."""
+    texts = [field.name for field in layout.selection.fields if schema.kind(field.type) == "text"]
+    return [name for name in texts if name not in copied(layout).values()]
+
+
 def needed(layout: Layout) -> list[str]:
     """The columns to read."""
-    return list(dict.fromkeys([layout.images[0], *copied(layout).values(), *filter(None, [layout.error])]))
+    columns = [layout.images[0], *copied(layout).values(), *looked_at(layout), *filter(None, [layout.error])]
+    return list(dict.fromkeys(columns))
 
 
 def check(columns: pa.Schema, where: str, wanted: Sequence[str], layout: Layout | None = None) -> None:

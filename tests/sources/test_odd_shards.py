@@ -97,6 +97,13 @@ def test_a_row_is_not_addressed_by_the_fields_it_is_chosen_by(tmp_path: Path) ->
     assert (raw.numbers, raw.column("shard"), raw.column("key")) == ([1, 2], ["0.tar"] * 2, ["1", "2"])
 
 
+def test_a_row_that_is_chosen_by_text_that_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
+    """It was taken, as nobody could say that it was not meant, and had results like any other."""
+    lang = pa.array([b"en", b"\xff\xfe", b"de"], pa.binary()).view(pa.string())
+    raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"x"] * 3, "lang": lang}), where="lang == 'en'")
+    assert (raw.numbers, raw.rejects) == ([0, 1], {1: "bad_metadata"})
+
+
 def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> None:
     """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
