@@ -119,7 +119,7 @@ class Storage:
             fs, name = self._fs(path)
             try:
                 if is_local(path):
-                    with whole.file(name, reveal=os.link) as file:
+                    with whole.file(name, reveal=whole.alone) as file:
                         file.write(data)
                 else:
                     patiently(lambda: fs.pipe_file(name, data, mode="create"))
