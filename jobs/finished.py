@@ -12,7 +12,7 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, ledger, schema
+from jobs import identity, ledger, provenance, schema
 from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.identity import load_job
@@ -71,6 +71,14 @@ class Finished:
         """The columns that models made."""
         given = {schema.SHARD, schema.ROW, schema.KEY, *self.config.source.keep}
         return [name for name in self.schema.names if name not in given]
+
+    @property
+    def key_column(self) -> str | None:
+        """What the source called the key; None where nothing says so."""
+        stored = (self.schema.metadata or {}).get(schema.PROVENANCE.encode())
+        said = provenance.decode(stored)[1].get(schema.KEY) if stored else None
+        named = self.config.source.key_column
+        return said or (named if named != "auto" else None)
 
     @property
     def texts(self) -> str | None:

@@ -139,9 +139,8 @@ def _digest(files: Mapping[str, File]) -> str:
 
 def _by(finished: Finished, columns: pa.Schema, metadata: str) -> By:
     """Ids if both have them, else urls, with the texts if both have those. Raises SourceError."""
-    named = finished.config.source.key_column
     ids = [(name, name) for name in finished.config.source.keep if name in schema.KEY_NAMES]
-    ids += [(schema.KEY, name) for name in (reversed(schema.KEY_NAMES) if named == "auto" else [named])]
+    ids += [(schema.KEY, name) for name in _keys(finished.key_column)]
     some = finished.read(0, min(finished.count, ROWS), list({ours for ours, _ in ids}))
     if pair := _first([pair for pair in ids if some.column(pair[0]).null_count == 0], finished.schema, columns):
         return By([pair[0]], [pair[1]], "id")
@@ -158,6 +157,13 @@ def _by(finished: Finished, columns: pa.Schema, metadata: str) -> By:
         say("join", "the texts are not in both, so rows are told apart by their urls alone (source.keep keeps texts)")
         return By([urls[0]], [urls[1]], "url")
     return By([urls[0], texts[0]], [urls[1], texts[1]], "url and text")
+
+
+def _keys(named: str | None) -> tuple[str, ...]:
+    """What the metadata may call the output's key: as the source did, which may have had an `id` beside its `key`."""
+    if named is None:
+        return schema.KEY_NAMES
+    return (named, schema.KEY_NAMES[0]) if named == "__key__" else (named,)  # as img2dataset calls it
 
 
 def _first(pairs: Sequence[tuple[str, str]], rows: pa.Schema, columns: pa.Schema) -> tuple[str, str] | None:

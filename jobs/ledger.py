@@ -73,13 +73,15 @@ class Ledger:
         return [obj for obj in others if obj.shards and _within(obj, covered)]
 
     def overlapping(self) -> list[Object]:
-        """Objects to drop so that no row is in two. Rows that only they had are missing then, and computed again."""
-        if sum(obj.span for obj in self.objects) == sum(part.span for part in self.coverage.values()):
+        """Objects to drop so that no row is in two, or twice in one. Rows that only they had are missing then, and
+        computed again."""
+        twice = [obj for obj in self.objects if obj.count > sum(part.count for part in obj.shards.values())]
+        if not twice and sum(obj.span for obj in self.objects) == sum(part.span for part in self.coverage.values()):
             return []
         kept: dict[str, Coverage] = {}
         dropped: list[Object] = []
         for obj in sorted(self.objects, key=lambda obj: (-obj.span, obj.entry.path)):
-            if any(_meet(part, kept.get(name, Coverage())) for name, part in obj.shards.items()):
+            if obj in twice or any(_meet(part, kept.get(name, Coverage())) for name, part in obj.shards.items()):
                 dropped.append(obj)
                 continue
             for name, part in obj.shards.items():

@@ -4,7 +4,7 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.errors import ConfigError
 from jobs.provenance import Coverage
@@ -80,8 +80,9 @@ def plan(
 
 def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[Unit]:
     split = {"parquet": SPLIT_BYTES, "urls": URL_SPLIT_BYTES}.get(source.layout.format, sys.maxsize)
+    whole = Unit(shard, None, have.ranges, known=have.total or 0)
     if shard.entry.size <= split:
-        return [Unit(shard, None, have.ranges)]
+        return [whole]
     parts: list[list[int]] = [[]]
     size = 0
     for index, (_, stored) in enumerate(parquet.row_groups(storage, shard)):
@@ -91,8 +92,8 @@ def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> li
         parts[-1].append(index)
         size += stored
     if parts == [[]]:  # no readable footer: the reader says so
-        return [Unit(shard, None, have.ranges)]
-    return [Unit(shard, tuple(part), have.ranges, last=part is parts[-1]) for part in parts]
+        return [whole]
+    return [replace(whole, row_groups=tuple(part), last=part is parts[-1]) for part in parts]
 
 
 def _grouped(units: Sequence[Unit], target: int) -> list[Task]:

@@ -43,7 +43,7 @@ class Coverage:
         return self.total is not None and self.ranges == (((0, self.total),) if self.total else ())
 
     def __or__(self, other: "Coverage") -> "Coverage":
-        total = self.total if other.total is None else other.total
+        total = max((total for total in (self.total, other.total) if total is not None), default=None)
         unselected = self.unselected + other.unselected
         return Coverage(merge([*self.ranges, *other.ranges]), total, self.damage or other.damage, unselected)
 

@@ -33,7 +33,9 @@ def retry(output: str, reasons: Collection[str]) -> Summary:
     storage, config = load_job(output)
     dropped = forget(storage, config, reasons or TRANSIENT, f"retry-{uuid.uuid4().hex[:6]}")
     log.say("retry", f"{dropped:,} rejected rows to compute again", rows=dropped)
-    return run(config)
+    # That most of what failed once fails again says nothing of the input.
+    limits = config.limits.model_copy(update={"max_reject_fraction": 1.0})
+    return run(config.model_copy(update={"limits": limits}))
 
 
 def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: str) -> int:
@@ -53,6 +55,7 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
         if storage.exists(join(output, SUCCESS)):
             storage.delete(join(output, SUCCESS))
         for obj in touched:
+            lease.renew()
             _rewrite(storage, obj, set(reasons), broken)
     finally:
         lease.release()

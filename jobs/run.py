@@ -5,10 +5,12 @@ import os
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from ray.exceptions import RayError
 
 from cluster import local
@@ -34,6 +36,8 @@ from jobs.storage import Storage
 from jobs.summary import Summary, describe_run, summarise
 from jobs.watch import Waiting, Watch
 
+_AGAIN = 3  # times that a run goes on by itself
+
 
 def run(config: JobConfig, part: Part | None = None) -> Summary:
     """Give every row of the source its labels and embeddings, once; go on where an earlier run stopped.
@@ -48,6 +52,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
+    source = _as_begun(storage, source, committed)
     shards = [shard.name for shard in source.shards if part.holds(shard)]
     if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
         job = _Job.of(config, storage, source, part)
@@ -60,6 +65,23 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
         ) from exc
+
+
+def _as_begun(storage: Storage, source: Source, committed: Ledger) -> Source:
+    """With the types of the rows that are there: those of the first shard, which may have come since, may be others.
+    Raises OutputError for a data set that was cut into other pieces then: their rows would be there again.
+    """
+    names = {shard.name for shard in source.shards}
+    if source.layout.dataset and (gone := sorted(committed.coverage.keys() - names)):
+        said = f"the output holds rows of {gone[0]}, and {source.layout.dataset.name} has other shards now"
+        raise OutputError(said, "give the job an output folder of its own, or put the data set back")
+    rows = next((obj for obj in committed.objects if obj.folder == ROWS), None)
+    there = pq.read_schema(storage.open(rows.entry)) if rows else pa.schema([])
+    layout = source.layout
+    if {schema.KEY, *(field.name for field in layout.kept)} <= set(there.names):
+        kept = tuple(field.with_type(there.field(field.name).type) for field in layout.kept)
+        layout = replace(layout, key_type=there.field(schema.KEY).type, kept=kept)
+    return replace(source, layout=layout)
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
@@ -106,7 +128,7 @@ class _Job:
             if self.storage.exists(join(self.path, SUCCESS)):  # shards were added since
                 self.storage.delete(join(self.path, SUCCESS))
             committed = self.mended()
-            if not ledger.missing(committed.coverage, self.shards):
+            if not self.torn(committed):
                 return self.finalise(committed, {})
             return self.execute(run_id, lease, committed, session)
         finally:
@@ -122,12 +144,16 @@ class _Job:
         """The part's shards, by name."""
         return [shard.name for shard in self.source.shards if self.part.holds(shard)]
 
+    def torn(self, now: Ledger) -> bool:
+        """Whether rows are missing, or there twice."""
+        return bool(ledger.missing(now.coverage, self.shards) or now.overlapping())
+
     def mended(self) -> Ledger:
         """What is committed, each row once."""
         now = ledger.read(self.storage, self.path)
         return self._drop(now.overlapping(), now)
 
-    def execute(self, run: str, lease: Lease, committed: Ledger, session: Session) -> Summary:
+    def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
         waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
         with waiting.until_it_ends():
             resources = settle(self.config.compute, self.config.output, session, waiting.tell)
@@ -145,6 +171,11 @@ class _Job:
             watch.publish("incomplete")
             some = "; ".join(watch.seen.set_aside.values())
             raise SetAside(f"shards were set aside: {some}", "run the same command to try them again")
+        if again and self.torn(now):
+            # Ray goes on by their numbers when it repeats a task whose process died; but fetched tables come as their
+            # urls are answered, and the same number is another table.
+            log.say("note", "rows are missing or there twice, as a process died that fetched; they are computed again")
+            return self.execute(f"{run}-again", lease, self.mended(), session, again - 1)
         mine = Ledger(tuple(obj for obj in now.objects if obj.run == run))
         about = describe_run(
             run=run,
@@ -187,7 +218,8 @@ class _Job:
         results = [field for spec in self.specs for field in spec.fields]
         keep = self.config.output.keep_images
         annotated = schema.annotated(self.source.layout.schema, results, images=keep != "none")
-        about = {"run": run, "job": self.fingerprint, "version": __version__}
+        key = self.source.layout.key or ""
+        about = {"run": run, "job": self.fingerprint, "version": __version__, schema.KEY: key}
         return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
     def _settled(self, committed: Ledger, run: str) -> Ledger:

@@ -145,6 +145,15 @@ COYO_LABELED = (
 )
 
 
+def plain(of: pa.DataType) -> pa.DataType:
+    """The same without Arrow's other ways to store it, dictionaries and views: few of its functions take them."""
+    if pa.types.is_dictionary(of):
+        return plain(of.value_type)
+    if pa.types.is_string_view(of):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(of) else of
+
+
 def kind(of: pa.DataType) -> str:
     """`integer` or `text` in any width, else the type's own name: values of one kind can be compared and converted."""
     if pa.types.is_dictionary(of):

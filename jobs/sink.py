@@ -56,7 +56,7 @@ class Writer:
         self._put(folder, name, self.annotated.empty_table(), self.annotated.empty_table())
 
     def _put(self, folder: str, name: str, annotated: pa.Table, ends: pa.Table) -> None:
-        annotated = _sorted(annotated)
+        annotated = _sorted(annotated.select([name for name in annotated.column_names if name != schema.IMAGE]))
         table = self._results(annotated) if folder == ROWS else self._rejects(annotated)
         reasons = json.dumps(_tally(annotated.column(schema.REASON)))
         about = provenance.encode(provenance.covered(annotated, ends), **self.about, reasons=reasons)
@@ -98,7 +98,13 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
 
 
 def _sorted(annotated: pa.Table) -> pa.Table:
-    return annotated.sort_by([(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+    order = pc.sort_indices(annotated, [(schema.SHARD, "ascending"), (schema.ROW, "ascending")])
+    at = annotated.schema.get_field_index(schema.IMAGE)
+    if at < 0:
+        return annotated.take(order)
+    given = annotated.column(at)  # one by one: Arrow takes nothing out of a column of more than 2 GiB
+    ordered = pa.array([given[row].as_py() for row in order.to_pylist()], given.type)
+    return annotated.remove_column(at).take(order).add_column(at, annotated.schema.field(at), ordered)
 
 
 def _names(specs: Sequence[Spec], columns: set[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
-from jobs import hub, whole
+from jobs import folders, hub, whole
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.paths import GLOB, absolute, expand_braces, is_local
@@ -119,7 +119,7 @@ class Storage:
             fs, name = self._fs(path)
             try:
                 if is_local(path):
-                    with whole.file(name, reveal=os.link) as file:
+                    with whole.file(name, reveal=whole.alone) as file:
                         file.write(data)
                 else:
                     patiently(lambda: fs.pipe_file(name, data, mode="create"))
@@ -143,7 +143,8 @@ class Storage:
             return bool(fs.exists(name))
 
     def delete(self, path: str) -> None:
-        with self._translate(path):
+        """What is gone already, as another run may be doing the same, is deleted."""
+        with self._translate(path), contextlib.suppress(FileNotFoundError):
             fs, name = self._fs(path)
             fs.rm_file(name)
 
@@ -197,7 +198,7 @@ class Storage:
         fs, name = self._fs(path)
         try:
             if is_local(path) and os.path.isdir(name):
-                return self._entries(path, {found: fs.info(found) for found in _walk(name)})
+                return self._entries(path, folders.files(name, fs.info))
             return self._entries(path, fs.find(name, detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -234,8 +235,8 @@ class Storage:
         scheme = "" if is_local(path) else path[: path.index("//") + 2]
         found = []
         for name, info in infos.items():
-            if info.get("islink") and os.path.isfile(name):
-                info = fs.info(name)  # listings describe the link, not its file
+            if info.get("islink") and not os.path.isdir(name):
+                info = folders.behind(name, fs.info)  # listings describe the link, not its file
             if info["type"] == "file":
                 found.append(Entry(scheme + name, info["size"] or 0, tag(info)))
         return found
@@ -275,19 +276,3 @@ def _writable(path: str) -> str:
     if path.startswith(hub.SCHEME):
         raise StorageError(f"{path}: the hub is read only here", "write to a folder or s3://, and upload that")
     return path
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Every file below, through links too, each folder once. Raises for a folder that cannot be listed."""
-
-    def refuse(exc: OSError) -> None:
-        raise exc
-
-    seen: set[str] = set()
-    for here, inner, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(here)
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        yield from (os.path.join(here, file) for file in files)

@@ -1,15 +1,19 @@
 """Objects to write piece by piece that are visible whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+# What mounts of buckets and shares say, which have no links, and folders that cannot be synced.
+_CANNOT = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 
 @contextlib.contextmanager
 def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
-    """A local file. `reveal` gives it its name; os.link fails where there is one already, os.replace does not."""
+    """A local file. `reveal` gives it its name: `alone` fails where there is one already, os.replace does not."""
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
@@ -25,8 +29,22 @@ def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator
     handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
     try:
         os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in _CANNOT:
+            raise
     finally:
         os.close(handle)
+
+
+def alone(temporary: str, name: str) -> None:
+    """Raises FileExistsError where the name is taken; of several at once one succeeds."""
+    try:
+        os.link(temporary, name)
+    except OSError as exc:
+        if exc.errno not in _CANNOT:
+            raise
+        with open(name, "xb") as there, open(temporary, "rb") as made:  # for a moment it is there and empty
+            there.write(made.read())
 
 
 @contextlib.contextmanager

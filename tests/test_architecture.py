@@ -17,7 +17,7 @@ CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
 BASE = {"config", "sections", "schema", "errors", "canvas", "provenance"}
-BASE |= {"storage", "whole", "paths", "hub", "fetch", "ranges", "patience"}
+BASE |= {"storage", "folders", "whole", "paths", "hub", "fetch", "ranges", "patience"}
 
 
 def place(path: Path) -> str:

@@ -255,3 +255,10 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         JobConfig.load(path)
     assert caught.value.message.startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["decode_seconds", "stalled_seconds"])
+def test_a_limit_has_an_end(name: str) -> None:
+    """No timer takes infinity: every image was a crash of its decoder."""
+    with pytest.raises(ConfigError, match=f"limits.{name}"):
+        JobConfig.of({"source": {"path": "in"}, "output": {"path": "out"}, "limits": {name: float("inf")}})

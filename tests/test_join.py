@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import provenance
 from jobs.cli import FAILED, WRONG, main
 from jobs.errors import JobError, OutputError, SourceError
 from jobs.join import Joined, join
@@ -104,6 +105,17 @@ def test_an_id_that_was_kept_beside_tar_keys_is_the_id(tmp_path: Path) -> None:
     )
     joined = join(output, metadata(tmp_path / "coyo", [3, 60]), str(tmp_path / "to"))
     assert (joined.by, joined.counts) == ("id", {"matched": 1, "unmatched": 1, "ambiguous": 0})
+
+
+@pytest.mark.parametrize(("named", "columns"), [("key", ["id", "url"]), ("key", ["key", "id"]), ("", ["key", "id"])])
+def test_a_key_is_not_taken_for_another_columns_id(tmp_path: Path, named: str, columns: list[str]) -> None:
+    """A source with `key` and `id` was joined back by `key` to its `id`: 40 of 50 rows had others' labels."""
+    output = write_output(tmp_path / "out", key_column=named, change=lambda one: {**one, "key": one["row"]})
+    held = {"key": range(50), "id": reversed(range(50)), "url": [row(index)["url"] for index in range(50)]}
+    table = pa.table({name: list(held[name]) for name in columns}).append_column("score", pa.array(np.arange(50.0)))
+    Storage().put(f"{tmp_path}/coyo/0.parquet", provenance.seal(table, {}))
+    assert join(output, f"{tmp_path}/coyo", f"{tmp_path}/to").by == ("id" if "key" in columns else "url")
+    check(read(tmp_path / "to"), list(range(50)))
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)

@@ -1,11 +1,14 @@
 """One living run at a time holds a part of an output, and a dead one does not keep it."""
 
+import errno
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,27 @@ def test_a_run_whose_lease_was_taken_stops(tmp_path: Path) -> None:
     (tmp_path / "_lease.json").unlink()
     with pytest.raises(OutputError, match="lease is gone"):
         mine.renew()
+
+
+def test_a_disk_without_links_and_without_synced_folders_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets and shares that are mounted: every run ended with `Operation not permitted` at its lease."""
+    sync = os.fsync
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", files_only)
+    with ThreadPoolExecutor(8) as pool:
+        put = list(pool.map(lambda n: Storage().put_new(f"{tmp_path}/x", b"%d" % n), range(8)))
+    assert put.count(True) == 1
+    assert Storage().read(f"{tmp_path}/x") == b"%d" % put.index(True)
+    Storage().put(f"{tmp_path}/x", b"replaced")
+    assert Storage().read(f"{tmp_path}/x") == b"replaced"

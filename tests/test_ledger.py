@@ -15,9 +15,12 @@ from jobs.ledger import Ledger, missing
 from jobs.provenance import Coverage
 from jobs.run import run
 from jobs.storage import Storage
+from jobs.verify import verify
 from tests.test_run import addresses, objects, small_job
 from tests.test_run import read as table
 from tests.test_sink import bad, batch, end, good, writer
+
+WIDER = {pa.int32(): pa.int64()}
 
 
 def read(path: Path) -> Ledger:
@@ -115,6 +118,15 @@ def test_a_late_object_whose_rows_nobody_else_has_stays(tmp_path: Path) -> None:
     assert read(tmp_path).late(planned, "now") == []
 
 
+def test_an_object_with_a_row_twice_is_dropped_and_its_rows_computed_again(tmp_path: Path) -> None:
+    """Each run said that the next one would drop what is there twice, and none did."""
+    writer(tmp_path).write(batch(good("a", 0, 1, 1), end("a", 4)), "p0.parquet")
+    writer(tmp_path).write(batch(good("a", 2, 3)), "p1.parquet")
+    now = read(tmp_path)
+    assert names(now.overlapping()) == ["rows/p0.parquet"]
+    assert missing(now.without(now.overlapping()).coverage, ["a"]) == {"a": "2 rows committed, its end not reached"}
+
+
 def test_an_end_that_only_a_run_over_another_part_has_stays(tmp_path: Path) -> None:
     """Two runs over two parts finish together; the first deleted the proof that the other's shard is complete."""
     planned = read(tmp_path)
@@ -169,10 +181,14 @@ def test_a_lost_object_is_computed_again_and_nothing_else(grown: JobConfig, tmp_
 
 
 def test_a_shard_that_is_added_later_is_processed_and_only_it(grown: JobConfig, scenes_parquet: Path) -> None:
+    """Also where it is the first now, and has other types: those of the rows that are there are the output's."""
     before = objects(grown.output.path)
-    shutil.copy(scenes_parquet / "part-00002.parquet", f"{grown.source.path}/part-later.parquet")
+    later = pq.read_table(scenes_parquet / "part-00002.parquet")
+    later = later.cast(pa.schema([field.with_type(WIDER.get(field.type, field.type)) for field in later.schema]))
+    pq.write_table(later, f"{grown.source.path}/later.parquet")
     summary = run(grown)
     assert (summary.shards, summary.rows + summary.rejects, summary.run["rows"]) == (7, 88, 40)
     after = objects(grown.output.path)
     assert {name for name in before if "/part-" in name and after.get(name) != before[name]} == set()
-    assert table(grown.output.path, "rows").column("shard").to_pylist().count("part-later.parquet") == 39
+    assert table(grown.output.path, "rows").column("shard").to_pylist().count("later.parquet") == 39
+    assert [check.claim for check in verify(grown.output.path) if not check.ok] == []

@@ -1,11 +1,13 @@
 """What a listing finds, where names and folders are unusual."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from jobs.config import SourceConfig
 from jobs.demo import corpus
+from jobs.errors import SourceError
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -35,3 +37,37 @@ def test_the_jobs_own_folder_is_no_pattern(tmp_path: Path, name: str) -> None:
     storage = Storage()
     storage.put(f"{tmp_path}/{name}/rows/part.parquet", b"x")
     assert [entry.path for entry in storage.tree(f"{tmp_path}/{name}/rows")] == [f"{tmp_path}/{name}/rows/part.parquet"]
+
+
+def test_a_listing_is_whole_while_others_write(tmp_path: Path) -> None:
+    """Parts of a job on one disk took the output for empty: what another wrote was gone under its first name."""
+    corpus.write_parquet(tmp_path, 100, 1)
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            Storage().put(f"{tmp_path}/new", b"x")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert {len(names(tmp_path)) for _ in range(50)} == {100}
+    finally:
+        over.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("pattern", ["", "*.parquet", "part-{00000..00001}.parquet"])
+def test_a_link_to_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
+    """git-annex and DVC leave such links where a file was not fetched."""
+    corpus.write_parquet(tmp_path, 1, 3)
+    (tmp_path / "part-00001.parquet").symlink_to("/nowhere/else")
+    with pytest.raises(SourceError, match=r"00001\.parquet: a link to /nowhere/else, which is not"):
+        discover(Storage(), SourceConfig(path=f"{tmp_path}/{pattern}".rstrip("/")))
+
+
+def test_two_may_delete_the_same_at_once(tmp_path: Path) -> None:
+    """Parts that began together tried the output with one file, and all but one of them failed."""
+    Storage().put(f"{tmp_path}/x", b"")
+    Storage().delete(f"{tmp_path}/x")
+    Storage().delete(f"{tmp_path}/x")

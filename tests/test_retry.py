@@ -1,13 +1,19 @@
 """Retry computes the rows again that were rejected for the named reasons, no others; run completes a killed one."""
 
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import lease
+from jobs import retry as retrying
 from jobs.cli import WRONG, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
@@ -18,6 +24,7 @@ from jobs.run import run
 from jobs.storage import Storage
 from jobs.verify import show, verify
 from tests.test_run import addresses, read, small_job
+from tests.test_sink import bad, batch, writer
 
 GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
 
@@ -31,7 +38,7 @@ def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Job
     for path in sorted(folder.glob("in/*.parquet")):
         images = [GARBAGE.get(row, good) for row in range(20)]
         replace(path, images)
-    config = small_job(folder / "in", folder / "out")
+    config = small_job(folder / "in", folder / "out", limits={"after_rows": 3})
     assert run(config).reasons == {"not_an_image": 4, "empty": 2}
     return config
 
@@ -76,6 +83,7 @@ def test_only_the_named_reasons_are_computed_again(job: JobConfig) -> None:
 
 
 def test_rows_that_fail_again_are_rejects_again(job: JobConfig) -> None:
+    """All of them did, and that so many rows were rejects stopped the run: "is this the right input?"."""
     summary = retry(job.output.path, ["not_an_image", "empty"])
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (34, {"not_an_image": 4, "empty": 2}, 6)
     check(job)
@@ -123,3 +131,21 @@ def test_a_damaged_shard_is_whole_again_once_its_file_is(ray_session: None, tmp_
     assert whole.damaged_shards == {}
     assert whole.rows + whole.rejects > short.rows + short.rejects
     assert all(check.ok for check in verify(str(tmp_path / "out"), deep=True))
+
+
+def test_a_retry_keeps_its_lease_while_it_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute of many objects, and another run could take the output, and finish it, meanwhile."""
+    clock, held, rewrite = [time.time()], list[bool](), retrying._rewrite
+    monkeypatch.setattr(lease, "time", SimpleNamespace(time=lambda: clock[0], sleep=time.sleep))
+
+    def slowly(*args: Any) -> None:
+        clock[0] += lease.SECONDS - 10
+        rewrite(*args)
+        held.append(json.loads((tmp_path / "_lease.json").read_text())["until"] > clock[0])
+
+    monkeypatch.setattr(retrying, "_rewrite", slowly)
+    for row in range(3):
+        writer(tmp_path).write(batch(bad("a", row, reason="dns")), f"p{row}.parquet")
+    config = JobConfig.of({"source": {"path": "in"}, "output": {"path": str(tmp_path)}})
+    assert forget(Storage(), config, ["dns"], "retry") == 3
+    assert held == [True, True, True]

@@ -72,9 +72,10 @@ class ClipRetrieval:
 
 
 def _image_path(rows: pa.Table) -> pa.ChunkedArray:
-    """The row's key, as clip-retrieval has it for tars; shard/row where there is none."""
+    """The row's key, as clip-retrieval has it for tars; shard/row where there is none that is text."""
     address = pc.binary_join_element_wise(rows.column(schema.SHARD), rows.column(schema.ROW).cast(pa.string()), "/")
-    return pc.coalesce(rows.column(schema.KEY).cast(pa.string()), address)
+    key = rows.column(schema.KEY)
+    return address if pa.types.is_binary(key.type) else pc.coalesce(key.cast(pa.string()), address)
 
 
 def _npy(column: pa.ChunkedArray) -> memoryview:

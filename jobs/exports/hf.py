@@ -90,6 +90,6 @@ def _length(kind: pa.DataType) -> dict[str, int]:
 
 def _dtype(kind: pa.DataType) -> str:
     """The name that `datasets` has for a plain type, which is Arrow's but for a few. Raises OutputError."""
-    if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+    if any(is_kind(kind) for is_kind in (pa.types.is_nested, pa.types.is_fixed_size_binary, pa.types.is_dictionary)):
         raise OutputError(f"a column is {kind}, which `datasets` has no feature for", "leave it out of source.keep")
     return _DTYPES.get(str(kind), str(kind))

@@ -124,4 +124,4 @@ class LimitsConfig(Section):
         "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
     )
     stalled_seconds: Number = seconds(1800.0, "longer without a row that is read, decoded or annotated stops the run")
-    decode_seconds: Number = Field(60.0, gt=0.0, description="longer decoding makes an image a reject, seconds")
+    decode_seconds: Number = seconds(60.0, "longer decoding makes an image a reject, seconds")

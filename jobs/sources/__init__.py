@@ -59,13 +59,14 @@ class Shard:
 @dataclass(frozen=True)
 class Unit:
     """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done. The last
-    unit of a shard closes it.
+    unit of a shard closes it; `known` rows it had when it was closed before.
     """
 
     shard: Shard
     row_groups: tuple[int, ...] | None = None
     done: tuple[Range, ...] = ()
     last: bool = True
+    known: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from jobs import schema
 from jobs.errors import Reason, SourceError
 from jobs.sources import Layout, Shard, rejected
-from jobs.sources.columns import ONE_TYPE, copied
+from jobs.sources.columns import ONE_TYPE, copied, looked_at
 from jobs.sources.selection import Mask
 
 
@@ -28,7 +28,9 @@ def raw_of(batch: pa.RecordBatch, layout: Layout, shard: Shard, first: int) -> p
     for name, column in copied(layout).items():
         array, unsound = _sound(batch.column(column))
         columns[name] = _as(array, raw.field(name).type, column, shard)
-        broken |= dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
+        broken |= _said(column, array, unsound)
+    for column in [*looked_at(layout), *(layout.images if layout.format == "urls" else ())]:
+        broken |= _said(column, *_sound(batch.column(column)))
     why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
     what = "the url is null" if layout.format == "urls" else "the image bytes are null"
     columns |= _rejects(columns[schema.IMAGE], what, why, broken)
@@ -61,9 +63,13 @@ def _sound(array: pa.Array) -> tuple[pa.Array, list[int]]:
     """The array with nulls for values that are not of its type, and their rows: Arrow reads text without a look."""
     if _valid(array):
         return array, []
-    plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array  # rows share a dictionary
+    plain = array.cast(schema.plain(array.type))  # rows share a dictionary
     good = [row if _valid(plain.take(pa.array([row]))) else None for row in range(len(plain))]
     return plain.take(pa.array(good, pa.int64())), [row for row, at in enumerate(good) if at is None]
+
+
+def _said(column: str, array: pa.Array, unsound: list[int]) -> dict[int, str]:
+    return dict.fromkeys(unsound, f"{column} is no valid {array.type}; text must be UTF-8")
 
 
 def _valid(array: pa.Array) -> bool:

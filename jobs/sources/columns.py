@@ -35,11 +35,11 @@ def layout_of(columns: pa.Schema, where: str, config: SourceConfig) -> Layout:
         images=(image,),
         texts=(text,) if text else (),
         key=key,
-        key_type=columns.field(key).type if key else pa.string(),
+        key_type=schema.plain(columns.field(key).type) if key else pa.string(),
         kept=_kept(columns, image if form == "parquet" else "", where, config),
         error=first_of("auto", [n for n in schema.ERROR_NAMES if _is_text(columns, n)], columns.names),
         leaf=_leaf(columns, image) or "",
-        selection=Selection.of(config, {field.name: field.type for field in columns}, where),
+        selection=Selection.of(config, {field.name: schema.plain(field.type) for field in columns}, where),
     )
 
 
@@ -50,9 +50,16 @@ def copied(layout: Layout) -> dict[str, str]:
     return {name: column for name, column in named.items() if column}
 
 
+def looked_at(layout: Layout) -> list[str]:
+    """The columns that are not copied and can make a row a reject: texts, which may not be UTF-8."""
+    texts = [field.name for field in layout.selection.fields if schema.kind(field.type) == "text"]
+    return [name for name in texts if name not in copied(layout).values()]
+
+
 def needed(layout: Layout) -> list[str]:
     """The columns to read."""
-    return list(dict.fromkeys([layout.images[0], *copied(layout).values(), *filter(None, [layout.error])]))
+    columns = [layout.images[0], *copied(layout).values(), *looked_at(layout), *filter(None, [layout.error])]
+    return list(dict.fromkeys(columns))
 
 
 def check(columns: pa.Schema, where: str, wanted: Sequence[str], layout: Layout | None = None) -> None:
@@ -93,13 +100,13 @@ def _leaf(columns: pa.Schema, name: str) -> str | None:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
+    kind = schema.plain(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(columns: pa.Schema, name: str) -> bool:
     index = columns.get_field_index(name)
-    kind = columns.types[index] if index >= 0 else pa.null()
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return index >= 0 and schema.kind(columns.types[index]) == "text"
 
 
 def _image(columns: pa.Schema, where: str, config: SourceConfig) -> tuple[str, str]:
@@ -136,10 +143,20 @@ def _kept(columns: pa.Schema, image: str, where: str, config: SourceConfig) -> t
             )
         if name == image:
             raise SourceError(f"{where}: {name!r} is the image column; image bytes are not copied to the output")
-    return tuple(pa.field(name, columns.field(name).type) for name in config.keep)
+    return tuple(pa.field(name, _as_kept(columns.field(name).type)) for name in config.keep)
+
+
+def _as_kept(kind: pa.DataType) -> pa.DataType:
+    """As the source has it, but for views: DataFusion writes them, and Arrow cannot filter or sort them."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_kept(field.type)) for field in kind.fields])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_kept(kind.value_type)))
+    return kind if pa.types.is_dictionary(kind) else schema.plain(kind)
 
 
 def _is_id(kind: pa.DataType) -> bool:
+    kind = schema.plain(kind)
     return any(
         is_kind(kind)
         for is_kind in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)

@@ -87,8 +87,17 @@ def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
         for entry in entries:
             name = entry.path if several else _name(entry, base)
             if not _hidden(_name(entry, base)):
-                found[name] = Shard(name, entry)
+                found[_text(name)] = Shard(name, entry)
     return sorted(found.values(), key=lambda shard: shard.name)
+
+
+def _text(name: str) -> str:
+    """The same. Raises SourceError for one that no output can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        raise SourceError(f"{os.fsencode(name)!r}: its name is not UTF-8", "rename it") from exc
+    return name
 
 
 def _name(entry: Entry, base: str) -> str:

@@ -64,7 +64,8 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
         footer = _footer(storage, unit.shard)
         groups = _groups(storage, footer, layout, unit)
     except Damaged as exc:
-        yield Sieve(layout, unit).end(0, 0, f"the Parquet footer cannot be read: {exc}")
+        if unit.last:
+            yield from Sieve(layout, unit).close(0, f"the Parquet footer cannot be read: {exc}")
         return
     total = footer.num_rows if unit.shard.until is None else min(footer.num_rows, unit.shard.until)
     sieve = Sieve(layout, unit, groups[0].first if groups else total)
@@ -87,7 +88,10 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
             damage = f"row group {group.index} cannot be read from row {at}: {exc}"
             lost = unreadable(layout, unit.shard.name, at, group.stop - at, damage)
             yield sieve.sift(at, taken[at - group.first :], lost)
-    yield sieve.end(groups[-1].stop if groups else total, total if damage or unit.last else None, damage)
+    if unit.last:
+        yield from sieve.close(total, damage)
+    else:
+        yield sieve.end(groups[-1].stop if groups else total, total if damage else None, damage)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """What is left of a unit's rows when the unselected and the finished ones are taken out, each row accounted for."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
 from jobs import schema
 from jobs.provenance import outside
-from jobs.sources import Layout, Unit
+from jobs.sources import Layout, Unit, unreadable
 from jobs.sources.selection import Mask
+
+_LOST_ROWS = 4096  # of a shard at once
 
 
 class Sieve:
@@ -38,6 +42,20 @@ class Sieve:
         if total is None and self._answered >= stop:
             return self._layout.schema.empty_table()
         return self._passing(min(self._answered, stop), stop, total, damage)
+
+    def close(self, stop: int, damage: str | None = None) -> Iterator[pa.Table]:
+        """The end of a shard of which `stop` rows can be read. Had it more when some of them were done, as one that was
+        cut or replaced since, then it has those, and what is missing between them is lost.
+        """
+        shard = self._unit.shard
+        total = stop if shard.until else max([stop, self._unit.known, *(end for _, end in self._unit.done)])
+        if total > stop:
+            damage = damage or f"it has {stop} rows, and had {total} when it was read before"
+        for first in range(stop, total, _LOST_ROWS):
+            count = min(_LOST_ROWS, total - first)
+            taken = self._layout.selection.takes(shard.name, first, count, None)
+            yield self.sift(first, taken, unreadable(self._layout, shard.name, first, count, str(damage)))
+        yield self.end(total, total, damage)
 
     def _passing(self, since: int, stop: int, total: int | None = None, damage: str | None = None) -> pa.Table:
         row = {schema.SHARD: self._unit.shard.name, schema.SINCE: since, schema.ROW: stop}

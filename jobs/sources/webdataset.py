@@ -6,11 +6,8 @@ slash. A tar is streamed; its row numbers count samples in stored order.
 
 import itertools
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,20 +22,15 @@ from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, 
 from jobs.sources.parquet import BROKEN
 from jobs.sources.selection import Selection
 from jobs.sources.sieve import Sieve
+from jobs.sources.tars import Sample, samples
 from jobs.storage import Entry, Storage
 
 PEEK = 64  # samples read to learn the json's fields and their types
 _JSON_KINDS = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
 )  # fmt: skip
+_WHERE = "where"  # in a row: the fields that it is chosen by, which may be called like the row's own
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-@dataclass
-class Sample:
-    key: str
-    members: dict[str, bytes] = field(default_factory=dict)
-    damage: str | None = None
 
 
 def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, Entry], config: SourceConfig) -> Layout:
@@ -81,7 +73,7 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     except Damaged as exc:
         damage = str(exc)
     yield buffer.take()
-    yield buffer.end(damage)
+    yield from buffer.end(damage)
 
 
 class Buffer:
@@ -104,15 +96,15 @@ class Buffer:
 
     def take(self) -> pa.Table:
         rows, selection = self._rows, self._layout.selection
-        looked_at = pa.Table.from_pylist(rows, schema=pa.schema(selection.fields))
+        looked_at = pa.Table.from_pylist([row.get(_WHERE, {}) for row in rows], schema=pa.schema(selection.fields))
         broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
         taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
         table = self._sieve.sift(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table
 
-    def end(self, damage: str | None) -> pa.Table:
-        return self._sieve.end(self._first, self._first, damage)
+    def end(self, damage: str | None) -> Iterator[pa.Table]:
+        return self._sieve.close(self._first, damage)
 
 
 def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
@@ -122,81 +114,15 @@ def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
         yield from rows.column(schema.ROW).to_pylist()
 
 
-def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
-    """Every sample of a tar. Raises Damaged after the last one that could be found, which then is damaged too."""
-    sample: Sample | None = None
-    try:
-        for name, data in _members(storage, entry):
-            key, suffix = _split(name)
-            if key and (sample is None or sample.key != key or suffix in sample.members):
-                if sample is not None:
-                    yield sample
-                sample = Sample(key)
-            if data is None:
-                raise Damaged(f"the tar is cut inside {name}")
-            if key and sample is not None:
-                sample.members[suffix] = data
-    except Damaged as exc:
-        if sample is not None:  # its text may have been the next member
-            sample.damage = str(exc)
-            yield sample
-        raise
-    if sample is not None:
-        yield sample
-
-
-class _Header(tarfile.TarInfo):
-    """Remembers why the last header could not be read: tarfile itself ends quietly at a damaged one."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as exc:
-            tar.stopped_by = exc  # type: ignore[attr-defined]
-            raise
-
-
-def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
-    """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
-    try:
-        # By default a name that is not UTF-8 comes with surrogates, which neither Arrow nor a terminal takes.
-        with (
-            storage.stream(entry) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="replace") as tar,
-        ):
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-                if not member.isfile():
-                    continue
-                try:
-                    file = tar.extractfile(member)
-                    data = file.read() if file else b""
-                except (tarfile.ReadError, EOFError, zlib.error):
-                    yield member.name, None
-                    return
-                yield member.name, data if len(data) == member.size else None
-            stopped = getattr(tar, "stopped_by", None)
-            if not isinstance(stopped, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-                raise Damaged(f"the tar has no end mark ({stopped})")
-    except (tarfile.TarError, EOFError, zlib.error) as exc:
-        raise Damaged(f"not a readable tar ({exc})") from exc
-
-
-def _split(name: str) -> tuple[str, str]:
-    folder, slash, file = name.rpartition("/")
-    stem, dot, suffix = file.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")
-
-
 def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
     row: dict[str, Any] = {schema.KEY: sample.key}
     if sample.damage:
         return row | rejected(Reason.SHARD_DAMAGED, sample.damage)
     try:
-        wanted = [*layout.kept, *layout.selection.fields]
-        about = _json(sample) if wanted or layout.texts else {}
-        row |= {column.name: _kept(about, column) for column in wanted}
+        fields = layout.selection.fields
+        about = _json(sample) if layout.kept or fields or layout.texts else {}
+        row |= {column.name: _kept(about, column) for column in layout.kept}
+        row[_WHERE] = {column.name: _kept(about, column) for column in fields}
         row[schema.TEXT] = _text(sample, about, layout)
     except Reject as exc:
         return row | rejected(exc.reason, exc.message)
@@ -237,8 +163,10 @@ def _text(sample: Sample, about: dict[str, Any], layout: Layout) -> str | None:
 def _kept(about: dict[str, Any], column: pa.Field) -> Any:
     value = about.get(column.name)
     try:
-        if _is_text(column.type) and isinstance(value, dict | list):
+        if _is_text(column.type) and not isinstance(value, str | None):  # the first samples may have had null
             value = json.dumps(value, ensure_ascii=False)
+        if pa.types.is_integer(column.type) and isinstance(value, float) and not value.is_integer():
+            raise pa.ArrowInvalid(f"{value} is no whole number")  # of which pyarrow would make one
         return pa.scalar(value, column.type).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, RecursionError) as exc:
         raise Reject(Reason.BAD_METADATA, f"{column.name} is not {column.type}: {exc!s:.200}") from exc
@@ -253,7 +181,8 @@ def _peek(storage: Storage, shard: Shard) -> list[Sample]:
 
 
 def _json_fields(samples: Sequence[Sample]) -> dict[str, pa.DataType]:
-    """Field types from values: int64, float64, bool, string; objects and lists become json text."""
+    """Field types from values: int64, float64, bool, string; objects, lists and what is null at first become json
+    text."""
     fields: dict[str, pa.DataType] = {}
     for sample in samples:
         try:

@@ -52,6 +52,7 @@ def write_output(
     *,
     kept: Mapping[str, pa.DataType] = KEPT,
     key: pa.DataType | None = None,
+    key_column: str = "",
     results: Iterable[pa.Field] = RESULTS,
     per_object: int = 20,
     change: Callable[[Row], Row] = lambda given: given,
@@ -61,7 +62,7 @@ def write_output(
     raw = schema.raw(key or pa.int64(), [pa.field(name, kind) for name, kind in kept.items()])
     columns = schema.annotated(raw, list(results))
     config = JobConfig.of({"source": {"path": f"{path}-in", "keep": list(kept)}, "output": {"path": str(path)}})
-    about = {"run": "r1", "job": identity.fingerprint(config), "version": "0"}
+    about = {"run": "r1", "job": identity.fingerprint(config), "version": "0", "key": key_column}
     writer = Writer(Storage(), str(path), columns, (_spec(),), about)
     identity.claim(Storage(), config)
     total = len(given) + 1

@@ -126,3 +126,12 @@ def test_other_vectors_are_not_metadata(tmp_path: Path) -> None:
     names = read(tmp_path / "to").column_names
     assert not {"image_pooled", "image_embedding", "text_embedding"} & set(names)
     assert {"shard", "row", "key", "labels", "similarity"} <= set(names)
+
+
+def test_rows_whose_keys_are_bytes_are_named_by_their_address(tmp_path: Path) -> None:
+    """A hash that is no UTF-8 ended the export."""
+    output = write_output(tmp_path / "out", 3, key=pa.binary(), change=lambda one: {**one, "key": b"\xff"})
+    export("clip-retrieval", output, str(tmp_path / "to"), 20)
+    metadata = read(tmp_path / "to" / "metadata")
+    assert metadata.column("image_path").to_pylist() == [f"part-00000.parquet/{n}" for n in range(3)]
+    assert set(metadata.column("key").to_pylist()) == {b"\xff"}

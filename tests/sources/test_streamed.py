@@ -10,13 +10,15 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
 
 from jobs.config import JobConfig, SourceConfig
-from jobs.errors import SourceError
+from jobs.errors import OutputError, SourceError
+from jobs.run import run
 from jobs.sources import Unit
 from jobs.sources.discover import discover, read
 from jobs.sources.streamed import describe
 from jobs.storage import Storage
 from tests.sources import Raw, write_parquet
 from tests.sources.test_selection import accounted
+from tests.test_sink import batch, good, writer
 
 
 def png(shade: int) -> bytes:
@@ -145,3 +147,13 @@ def test_a_source_is_a_path_or_a_data_set() -> None:
     for source in ({}, {"path": "a", "dataset": {"name": "b"}}):
         with pytest.raises(Exception, match="needs a path or a dataset"):
             JobConfig.of({"source": source, "output": {"path": "out"}})
+
+
+def test_a_data_set_that_was_cut_into_other_pieces_since_is_refused(tmp_path: Path) -> None:
+    """All shards had other names then, so every row was computed again and stood there twice."""
+    for number in range(2):
+        made().to_parquet(tmp_path / "d" / "data" / f"train-{number:05}.parquet")
+    writer(tmp_path / "out").write(batch(good("train-00000-of-00001", 0)), "p.parquet")
+    tree = {"dataset": {"name": str(tmp_path / "d")}, "keep": []}
+    with pytest.raises(OutputError, match=r"train-00000-of-00001, and .* has other shards now"):
+        run(JobConfig.of({"source": tree, "output": {"path": str(tmp_path / "out")}}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs.config import FetchConfig
@@ -132,3 +133,9 @@ def test_urls_that_are_wanted_and_not_there_are_one_clear_error(tmp_path: Path) 
     assert "source.url_column" in refusal(tmp_path, format="urls", url_column="link")
     write_parquet(tmp_path / "0.parquet", {"id": [1]})
     assert "no column of image bytes, nor of urls" in refusal(tmp_path)
+
+
+def test_a_url_that_is_not_utf8_is_a_reject_also_where_it_is_not_kept(tmp_path: Path) -> None:
+    broken = pa.array([b"h\xff", b"http:"], pa.binary()).view(pa.string())
+    raw = tables(write_parquet(tmp_path / "0.parquet", {"url": broken}))
+    assert raw.rejects == {0: "bad_metadata", 1: "bad_url"}
