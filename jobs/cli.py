@@ -77,7 +77,10 @@ def _add_runners(commands: Any) -> None:
     init.add_argument("source", metavar="INPUT", help="folder, file, glob or braces; local, s3:// or hf://")
     init.add_argument("output", metavar="OUTPUT", help="folder that the job will own; local or s3://")
 
-    _add_recipe(_add(commands, "run", _run, "run a job, or go on where an earlier run stopped"), parts=True)
+    run = _add(commands, "run", _run, "run a job, or go on where an earlier run stopped")
+    _add_recipe(run, parts=True)
+    accepts = "exit code 0, not 3, where shards are damaged: for what would run the job again"
+    run.add_argument("--accept-damage", action="store_true", help=accepts)
 
     plan = _add(commands, "plan", _plan, "what a job will take, from a trial of a few rows; writes nothing")
     _add_recipe(plan)
@@ -181,7 +184,7 @@ def _run(args: argparse.Namespace) -> int:
     config = JobConfig.load(args.recipe, args.set)
     summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
-    return DAMAGED if summary.damaged_shards else DONE
+    return DAMAGED if summary.damaged_shards and not args.accept_damage else DONE
 
 
 def _plan(args: argparse.Namespace) -> int:

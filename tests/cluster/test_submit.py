@@ -109,6 +109,7 @@ def test_a_damaged_shard_is_code_3_and_costs_only_what_is_lost(
     assert 10 < rows.count("00001.tar") < 30
     assert rows.count("00000.tar") + rows.count("00002.tar") > 70
     assert main(["run", str(recipe)]) == 3
+    assert main(["run", str(recipe), "--accept-damage"]) == 0
 
 
 def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp_path: Path) -> None:
