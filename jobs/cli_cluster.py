@@ -5,6 +5,7 @@ Exit codes as in cli.py: with `submit --wait` the submitted run's own, else 0, a
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -94,8 +95,12 @@ def _logs(args: argparse.Namespace) -> int:
     from jobs import submission
 
     head = submission.reach(args.address, args.verify)
+    empty = True
     for text in submission.follow(head, args.id) if args.follow else [submission.log(head, args.id)]:
         print(text, end="", flush=True)
+        empty = empty and not text
+    if empty:  # one that failed before it began has a message of Ray's alone
+        print(f"{args.id}: no log; {submission.told(submission.look(head, args.id))}", file=sys.stderr)
     return 0
 
 

@@ -190,3 +190,14 @@ def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
         submit(JobConfig.of(tree), Part(), head, how)
     assert not head.jobs
     assert not Storage().tree(f"{config.output.path}/{SUBMITTED}")
+
+
+def test_the_logs_of_what_never_began_say_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray has a message of it, and no log."""
+    ended = Submission("one", "FAILED", "", "Job supervisor actor could not be scheduled", {}, 1.0, 2.0, None)
+    monkeypatch.setattr(submission, "reach", lambda *_: Given(found={"one": ended}))
+    monkeypatch.setattr(Given, "log", lambda *_: "", raising=False)
+    assert cli.main(["logs", "one", "--address", "http://head:8265"]) == 0
+    assert "one: no log; FAILED after 0:01: Job supervisor actor could not be scheduled" in capsys.readouterr().err
