@@ -12,7 +12,7 @@ from itertools import takewhile
 import torch
 
 from jobs.errors import ClusterError
-from jobs.models import memory
+from jobs.models import disk
 
 _SIZES = tuple(4 << step for step in range(10))  # rows
 _TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
@@ -58,10 +58,10 @@ class Pace:
             best = min(tried, key=lambda size: min(self._seconds[size]))
             if len(tried) - 1 - tried.index(best) >= _WORSE or len(tried) == len(self._sizes):
                 self.best = best
-                memory.remember("parts", self._key, json.dumps(best).encode())
+                disk.remember("parts", self._key, json.dumps(best).encode())
 
     def _remembered(self) -> int | None:
-        held = memory.recall("parts", self._key)
+        held = disk.recall("parts", self._key)
         size = json.loads(held) if held else None
         return size if size in self._sizes else None
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from jobs.config import JobConfig
-from jobs.models import Spec, memory
+from jobs.models import Spec, disk
 from jobs.models.weights import Weights
 from jobs.storage import Storage
 
@@ -25,12 +25,12 @@ def described(kind: str, config: JobConfig, weights: Weights, folder: str) -> Sp
     if getattr(section, "zero_shot", None):  # its labels may be a file, and that may have changed
         return _describe(kind, config, weights, folder)
     key = f"{kind}, {section!r}, {weights.revision}, {config.output.embedding_dtype}, {_code()}"
-    if held := memory.recall("proofs", key):
+    if held := disk.recall("proofs", key):
         spec: Spec = pickle.loads(held)
     else:
         spec = _describe(kind, config, weights, folder)
         nowhere = replace(spec, weights=replace(weights, storage=Storage()))  # how to reach a bucket is not for a cache
-        memory.remember("proofs", key, pickle.dumps(nowhere))
+        disk.remember("proofs", key, pickle.dumps(nowhere))
     return replace(spec, weights=weights)
 
 

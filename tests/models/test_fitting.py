@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.models import fitting, memory
+from jobs.models import disk, fitting
 from jobs.models.fitting import Device, Fitting, Fixed, Pace
 from tests.models.architectures import classifier
 from tests.models.checkpoints import column, noise, on, spec
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "CACHE", tmp_path)
+    monkeypatch.setattr(disk, "CACHE", tmp_path)
     return tmp_path / "parts"
 
 

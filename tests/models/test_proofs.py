@@ -9,7 +9,7 @@ import pytest
 
 from jobs.config import JobConfig
 from jobs.errors import CheckpointError
-from jobs.models import Spec, memory, proofs, weights
+from jobs.models import Spec, disk, proofs, weights
 from jobs.storage import Storage
 from tests.models.checkpoints import copy, edit, rewrite
 from tests.test_stopping import ENVIRONMENT, ROOT
@@ -17,7 +17,7 @@ from tests.test_stopping import ENVIRONMENT, ROOT
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(disk, "CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "proofs"
 
 
@@ -74,7 +74,7 @@ def test_labels_of_a_file_are_read_each_time(tmp_path: Path) -> None:
     assert described(config).labels == ("a bird",)
 
 
-def test_a_damaged_memory_is_no_memory(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_of_the_cache_is_none(tmp_path: Path, cache: Path) -> None:
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)
     (file,) = cache.iterdir()
@@ -86,7 +86,7 @@ def test_a_home_that_cannot_be_written_only_forgets(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(memory, "CACHE", tmp_path / "file" / "below")
+    monkeypatch.setattr(disk, "CACHE", tmp_path / "file" / "below")
     config = recipe(copy("vit", tmp_path / "vit"))
     assert described(config) == described(config)
     assert not cache.exists()
@@ -94,7 +94,7 @@ def test_a_home_that_cannot_be_written_only_forgets(
 
 def test_what_was_proved_is_described_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is most of the time that a short command takes."""
-    monkeypatch.setattr(memory, "CACHE", tmp_path / ".cache" / "coyo-jobs")
+    monkeypatch.setattr(disk, "CACHE", tmp_path / ".cache" / "coyo-jobs")
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)
     (tmp_path / "job.yaml").write_text(config.to_yaml())
