@@ -149,7 +149,7 @@ def test_urls_alone_are_used_and_said_where_the_texts_were_not_kept(
 def twins(**second: Any) -> list[Row]:
     """Ten rows, then the first again in another place, with something else about it."""
     again = {**row(0), **{name: value for name, value in second.items() if value is not None}}
-    return [*map(row, range(10)), {**again, "row": 10}]
+    return [*map(row, range(10)), {**again, "row": 10, "_since": 10}]
 
 
 @pytest.mark.parametrize(
