@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from cluster.claims import Claim, claims
 from cluster.nodes import Node, alive
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
@@ -22,10 +23,12 @@ _KNOCK = 20.0  # seconds
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray to run on. `nodes` waits until it is there; one of our `own`, on this machine, gets no more of them."""
+    """A Ray to run on. `nodes` waits until it is there; one of our `own`, on this machine, gets no more of them, and
+    has no other runs with `claims`."""
 
     own: bool
     nodes: Callable[[], list[Node]]
+    claims: Callable[[], list[Claim]] = list
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def session() -> Iterator[Session]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
-        yield Session(False, alive)
+        yield Session(False, alive, claims)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
         raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
@@ -62,7 +65,7 @@ def session() -> Iterator[Session]:
             return alive()
 
         try:
-            yield Session(not address, nodes)
+            yield Session(not address, nodes, claims if address else list)
         finally:
             wait([starting])
             ray.shutdown()

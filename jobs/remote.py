@@ -1,6 +1,6 @@
 """The run's side of Ray: the meter's actor, how stages reach it, which nodes there are, what a failure really was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,26 +9,45 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.claims import NAMESPACE, Claim, before
 from cluster.local import Session
-from jobs.config import ComputeConfig
+from jobs.config import ComputeConfig, JobConfig
 from jobs.errors import JobError
 from jobs.meter import Meter, Snapshot
-from jobs.resources import Resources, gpus_of
+from jobs.resources import NotYet, Resources, check_claims, gpus_of, settle
 
 
 @contextmanager
-def metering() -> Iterator[Any]:
+def metering(claim: Claim) -> Iterator[Any]:
     """The meter as an actor beside the driver, for as long as a run; idle workers hold handles to it for longer.
 
     Not softly: for an actor that takes no CPU Ray would draw a node, any node, and with that one would go the progress,
     the limits, and the word to stop.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    meter = ray.remote(Meter).options(num_cpus=0, scheduling_strategy=here).remote()
+    options = {"num_cpus": 0, "scheduling_strategy": here, "name": claim.name, "namespace": NAMESPACE}
+    meter = ray.remote(Meter).options(**options).remote()
     try:
         yield meter
     finally:
         ray.kill(meter)
+
+
+@contextmanager
+def placed(
+    run: str, config: JobConfig, session: Session, tell: Callable[[str, float], None]
+) -> Iterator[tuple[Resources, Any]]:
+    """(what to run on, the run's meter), once no other run on the cluster has it. Raises ClusterError."""
+    while True:
+        resources = settle(config.compute, config.output, session, tell)
+        claim = Claim(run, *resources.claimed)
+        with metering(claim) as meter:
+            try:
+                check_claims(resources, config.compute, session.nodes(), before(claim, session.claims()))
+            except NotYet:  # one that began at the same moment, and a little earlier
+                continue
+            yield resources, meter
+            return
 
 
 def look(meter: Any, taken: int = 0) -> Snapshot | None:

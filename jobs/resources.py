@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.claims import Claim
 from cluster.local import Session
 from cluster.nodes import Bundle, Node, asking
 from jobs.config import ComputeConfig, OutputConfig, PoolConfig
@@ -44,6 +45,12 @@ class Resources:
         cpus = f"{self.decode_cpus} CPU{'s' * (self.decode_cpus != 1)}"
         return f"annotate on {pool}, batches of {self.batch_size}; decode on {cpus}"
 
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """GPUs and CPUs that the actors take when the run begins."""
+        actors = self.first or self.actors
+        return float(actors if self.device == "cuda" else 0), actors * self.actor_cpus
+
     def with_ready(self, actors: int) -> "Resources":
         """As it was, when so many actors have become ready; those of a pool that did not grow come again and again."""
         return self if self.first is None else replace(self, actors=min(self.actors, max(self.first, actors)))
@@ -68,7 +75,10 @@ def settle(
     with asking() as ask:
         while True:
             try:
-                return decide(compute, output, session.nodes(), grows=True)
+                nodes = session.nodes()
+                resources = decide(compute, output, nodes, grows=True)
+                check_claims(resources, compute, nodes, session.claims())
+                return resources
             except NotYet as exc:
                 waited = time.monotonic() - since
                 if waited >= compute.wait_seconds:
@@ -108,6 +118,22 @@ def decide(compute: ComputeConfig, output: OutputConfig, nodes: Sequence[Node], 
         batch_size=compute.batch_size if isinstance(compute.batch_size, int) else 128 if gpu else 32,
         rows_per_file=output.rows_per_file if isinstance(output.rows_per_file, int) else _rows_per_file(gpu, output),
         first=compute.gpus.min if gpu and isinstance(compute.gpus, PoolConfig) else None,
+    )
+
+
+def check_claims(resources: Resources, compute: ComputeConfig, nodes: Sequence[Node], others: Sequence[Claim]) -> None:
+    """Raises NotYet where other runs have taken what the actors need, or the core that each run decodes on."""
+    gpus, cpus = resources.claimed
+    taken = sum(each.gpus for each in others)
+    cores = sum(node.cpus for node in nodes) - sum(each.cpus for each in others) - len(others) - 1
+    if not others or (gpus + taken <= gpus_of(nodes) and cpus <= cores):
+        return
+    runs = ", ".join(each.run for each in others)
+    needs = f"{gpus:g} GPUs" if gpus else f"{cpus:g} CPUs"
+    raise NotYet(
+        f"this run takes {needs}, and the cluster has too little beside what other runs have: {runs}",
+        "compute.gpus gives each run its share, in numbers; on CPU one run goes on at a time",
+        _bundles(compute, int(gpus + taken)),
     )
 
 

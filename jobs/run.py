@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,8 +27,8 @@ from jobs.models import Spec
 from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
 from jobs.pipeline import Pipeline
 from jobs.plan import Part, Work, plan
-from jobs.remote import Ask, Roll, Send, cause, metering
-from jobs.resources import Resources, settle
+from jobs.remote import Ask, Roll, Send, cause, placed
+from jobs.resources import Resources
 from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
@@ -155,17 +155,17 @@ class _Job:
 
     def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
         waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
-        with waiting.until_it_ends():
-            resources = settle(self.config.compute, self.config.output, session, waiting.tell)
-        began, cpu = time.monotonic(), time.process_time()
-        if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
-            log.say("note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come")
-        cluster = totals(session.nodes())
-        cores = int(cluster.get("CPU", 1))
-        work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
-        left = work.shards - work.shards_done
-        log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
-        watch = self._stream(work, resources, run, lease, session)
+        with ExitStack() as placing:
+            with waiting.until_it_ends():
+                resources, meter = placing.enter_context(placed(run, self.config, session, waiting.tell))
+            began, cpu = time.monotonic(), time.process_time()
+            cluster = totals(session.nodes())
+            work = self._planned(committed, resources, int(cluster.get("CPU", 1)))
+            if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
+                log.say(
+                    "note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come"
+                )
+            watch = self._stream(work, resources, run, lease, session, meter)
         now = self._settled(committed, run)
         if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
             watch.publish("incomplete")
@@ -191,23 +191,28 @@ class _Job:
         watch.publish("finished")
         return summary
 
-    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease, session: Session) -> Watch:
+    def _planned(self, committed: Ledger, resources: Resources, cores: int) -> Work:
+        work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
+        left = work.shards - work.shards_done
+        log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
+        return work
+
+    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, meter: Any) -> Watch:
         """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
-        with metering() as meter:
-            report = Reporter(Send(meter), Ask(meter))
-            pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-            sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
-            metrics = Metrics(self.path, work.shards - work.shards_done, resources)
-            roll = Roll(self.config.compute, resources, session)
-            watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, roll)
-            try:
-                with watch.watching():
-                    pipeline.write(pipeline.build(work.tasks), sink, run)
-            except (RayError, KeyboardInterrupt) as exc:
-                if isinstance(exc, RayError):
-                    watch.stopped = watch.stopped or cause(exc)
-                elif watch.stopped is None:
-                    raise
+        report = Reporter(Send(meter), Ask(meter))
+        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
+        sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
+        metrics = Metrics(self.path, work.shards - work.shards_done, resources)
+        roll = Roll(self.config.compute, resources, session)
+        watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, roll)
+        try:
+            with watch.watching():
+                pipeline.write(pipeline.build(work.tasks), sink, run)
+        except (RayError, KeyboardInterrupt) as exc:
+            if isinstance(exc, RayError):
+                watch.stopped = watch.stopped or cause(exc)
+            elif watch.stopped is None:
+                raise
         if watch.stopped:
             watch.publish("stopped")
             watch.stopped.about |= watch.now("stopped").counts

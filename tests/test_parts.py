@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from jobs.run import run
 from jobs.storage import Storage
 from jobs.verify import show, verify
 from tests.test_run import addresses, objects, read, small_job
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -54,6 +58,23 @@ def test_a_part_that_somebody_writes_is_refused_and_others_are_not(config: JobCo
     run(config, Part(2, 2))
     theirs.release()
     run(config, Part(1, 2))
+    check(config)
+
+
+@pytest.mark.slow
+def test_two_parts_that_begin_at_once_on_one_cluster_both_end(config: JobConfig, tmp_path: Path) -> None:
+    """The readers of one had taken the cores that the other's actors needed, and each waited for the other."""
+    import ray
+
+    (tmp_path / "job.yaml").write_text(config.to_yaml())
+    where = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml"), "--part"]
+    runs = [
+        subprocess.Popen([*command, part], env=where, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for part in ("1/2", "2/2")
+    ]
+    said = [each.communicate(timeout=200)[1] for each in runs]
+    assert [each.returncode for each in runs] == [0, 0], said
     check(config)
 
 

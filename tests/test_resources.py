@@ -1,6 +1,5 @@
-"""Who gets which nodes, and how long a run waits for them."""
+"""Who gets which nodes."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jobs import resources
 from jobs.config import ComputeConfig, OutputConfig
 from jobs.errors import ClusterError
 from jobs.remote import Roll
-from jobs.resources import NotYet, Resources, decide, settle
+from jobs.resources import NotYet, Resources, decide
 
 OUTPUT = OutputConfig(path="out")
 
@@ -204,61 +203,6 @@ def test_what_is_missing_is_asked_for_with_its_labels() -> None:
     with pytest.raises(NotYet) as caught:
         across([HEAD], device="cuda", gpus=2, decode_cpus=3, annotate_on={"card": "H100"}, decode_on={"role": "cpu"})
     assert list(caught.value.bundles) == [({"GPU": 1}, {"card": "H100"})] * 2 + [({"CPU": 1}, {"role": "cpu"})] * 3
-
-
-class Growing:
-    """A cluster whose nodes come one after the other, a look apart; it remembers what it was asked for."""
-
-    def __init__(self, *nodes: Node, own: bool = False) -> None:
-        self._coming, self._there, self.looks = list(nodes), [HEAD], 0
-        self.session = Session(own, self._look)
-
-    def _look(self) -> list[Node]:
-        self.looks += 1
-        self._there += [self._coming.pop(0)] if self._coming else []
-        return self._there
-
-
-def settled(cluster: Growing, **compute: object) -> tuple[Resources, list[str]]:
-    told: list[str] = []
-    config = ComputeConfig.model_validate(compute)
-    return settle(config, OUTPUT, cluster.session, lambda why, _seconds: told.append(why)), told
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the autoscaler was asked for; looks follow each other at once."""
-    found: list[Any] = []
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda **given: found.append(given["bundles"]))
-    monkeypatch.setattr(resources, "_LOOK_EVERY", 0.0)
-    return found
-
-
-def test_a_run_waits_for_nodes_that_are_still_coming(asked: list[Any]) -> None:
-    got, told = settled(Growing(cpu(), gpu(), gpu()), device="cuda", gpus=2)
-    assert got.actors == 2
-    assert told == ["compute.gpus is 2, but Ray sees 0", "compute.gpus is 2, but Ray sees 1"]
-    assert asked == [[{"GPU": 1}] * 2 + [{"CPU": 1}] * 2, []]  # asked once, and taken back
-
-
-def test_nothing_is_asked_for_when_all_is_there(asked: list[Any]) -> None:
-    assert settled(Growing(gpu(2)), gpus=2)[1] == asked == []
-
-
-def test_patience_ends_and_the_request_with_it(asked: list[Any]) -> None:
-    began = time.monotonic()
-    with pytest.raises(ClusterError, match="Ray sees 0") as caught:
-        settled(Growing(cpu()), gpus=1, wait_seconds=0.2)
-    assert time.monotonic() - began < 5
-    assert "compute.wait_seconds" in caught.value.hint
-    assert asked[-1] == []
-
-
-def test_on_a_machine_of_ones_own_nobody_waits(asked: list[Any]) -> None:
-    cluster = Growing(cpu(), gpu(), own=True)
-    with pytest.raises(ClusterError, match="Ray sees 0"):
-        settled(cluster, gpus=1)
-    assert (cluster.looks, asked) == (1, [])
 
 
 def rolled(of: Resources, *looks: list[Node]) -> list[tuple[str, list[str]]]:
