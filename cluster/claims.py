@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 import ray
 from ray.util import list_named_actors
 
-NAMESPACE = "coyo-jobs"
+NAMESPACE = "_coyo_jobs_claims"  # nobody else names actors there
 
 
 def _driver() -> str:
