@@ -31,18 +31,23 @@ class Claim:
     driver: str = field(default_factory=_driver)
 
     @property
+    def place(self) -> tuple[float, str]:
+        """In the queue: the lowest was there first."""
+        return self.since, self.run
+
+    @property
     def name(self) -> str:
         return json.dumps(asdict(self))
 
 
 def claims() -> list[Claim]:
-    """Of other drivers, the earliest first."""
+    """Of other drivers."""
     named = list_named_actors(all_namespaces=True)
     found = [Claim(**json.loads(each["name"])) for each in named if each["namespace"] == NAMESPACE]
     mine = _driver()
-    return sorted((each for each in found if each.driver != mine), key=lambda each: (each.since, each.run))
+    return sorted((each for each in found if each.driver != mine), key=lambda each: each.place)
 
 
 def before(claim: Claim, others: Sequence[Claim]) -> list[Claim]:
     """Those that were there first."""
-    return [each for each in others if (each.since, each.run) < (claim.since, claim.run)]
+    return [each for each in others if each.place < claim.place]

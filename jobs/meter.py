@@ -206,8 +206,8 @@ class Meter:
         self._now.notes.append(Note("set_aside", shard, f"set aside: {why}"))
 
     def begin(self, block: Block) -> str:
-        """A block is about to be decoded. What to do: "stop", "carefully" because an earlier
-        try at one of this shard's never came back, or "go"."""
+        """A block is about to be decoded. What to do: "stop", "carefully" because an earlier try at one of this shard's
+        never came back, or "go"."""
         shard = block[0]
         if self._stopping:
             return "stop"

@@ -1,4 +1,5 @@
-"""The run's side of Ray: the meter's actor, how stages reach it, which nodes there are, what a failure really was."""
+"""The run's side of Ray: what it may take of a cluster, the meter's actor and how stages reach it, which nodes there
+are, what a failure really was."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -41,7 +41,9 @@ def contact_sheet(output: str, to: str, count: int) -> str:
     """Write the sheet as a PNG and return its path. Raises OutputError when there is nothing to show."""
     pictured = sample(output, count)
     if not pictured:
-        raise OutputError(f"{output}: no rows to draw", "run the job first")
+        raise OutputError(
+            f"{output}: no rows with a picture", "run the job first; pictures are read from its source again"
+        )
     try:
         _draw(pictured).save(to)
     except (OSError, ValueError) as exc:

@@ -189,7 +189,7 @@ def _refuse_local(config: JobConfig) -> None:
 
 
 def _with_labels(config: JobConfig, storage: Storage) -> JobConfig:
-    """Themselves, as an output knows its job by them: a file of this machine is none of the nodes'."""
+    """With the labels of a file as a list: no node has that file, and an output knows its job by the labels."""
     align = config.models.align
     if align is None or align.zero_shot is None:
         return config

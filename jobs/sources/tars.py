@@ -6,6 +6,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from jobs.sources import Damaged
@@ -68,17 +69,13 @@ def _ended(tar: tarfile.TarFile) -> bool:
     return getattr(tar, "ended", False)
 
 
-class _Unzipped:
-    """Gzip, every part of it: tarfile itself ends with the first of those that bgzip, say, makes of a file. Gives what
-    is there before it raises that the rest is not.
-    """
-
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self.read = gzip.GzipFile(fileobj=stream).read1
-
-
 def _plain(stream: io.BufferedReader) -> Any:
-    return _Unzipped(stream) if stream.peek(2)[:2] == b"\x1f\x8b" else stream
+    """What to read a tar from. Of gzip every part: tarfile itself ends with the first of those that bgzip, say, makes
+    of a file; and what is there, before it raises that the rest is not.
+    """
+    if stream.peek(2)[:2] != b"\x1f\x8b":
+        return stream
+    return SimpleNamespace(read=gzip.GzipFile(fileobj=stream).read1)
 
 
 def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
