@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs.config import JobConfig
-from jobs.recipe import recipe
+from jobs.recipe import recipe_template
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
 
 def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConfig:
     """With the checkpoints below a folder, or the embedded ones."""
-    tree = yaml.safe_load(recipe(str(source), str(output)))
+    tree = yaml.safe_load(recipe_template(str(source), str(output)))
     for kind in ("vit", "align"):
         tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
     return JobConfig.of(tree)

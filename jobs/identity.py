@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 from jobs import schema
-from jobs.config import JobConfig, SourceConfig, shown
+from jobs.config import JobConfig, SourceConfig
+from jobs.config.explain import shown
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
 from jobs.paths import JOB, ROWS, absolute, join, listed_by
+from jobs.recipe import load_recipe
 from jobs.storage import Storage
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast: labels may be tens of thousands
@@ -100,7 +102,7 @@ def reach(name: str) -> tuple[Storage, str]:
     """Where an output is, named by its folder or by its job's recipe, which knows its store. Raises ConfigError."""
     if not name.endswith((".yaml", ".yml")):
         return Storage(), name
-    config = JobConfig.load(name)
+    config = load_recipe(name)
     return Storage(config.storage), config.output.path
 
 

@@ -17,7 +17,7 @@ import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
 from jobs import folders, hub, whole
-from jobs.config import StorageConfig
+from jobs.config.run import StorageConfig
 from jobs.errors import StorageError
 from jobs.paths import GLOB, absolute, expand_braces, is_local
 from jobs.patience import code, patiently

@@ -16,7 +16,7 @@ JOBS = sorted(ROOT.glob("jobs/**/*.py"))
 CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
-BASE = {"config", "sections", "schema", "errors", "canvas", "provenance"}
+BASE = {"config", "schema", "errors", "canvas", "provenance"}
 BASE |= {"storage", "folders", "whole", "paths", "hub", "fetch", "ranges", "patience"}
 
 

@@ -14,6 +14,7 @@ from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.models import Spec
 from jobs.progress import before, publish
+from jobs.recipe import load_recipe
 from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.status import status
@@ -54,7 +55,7 @@ def pinned(specs: tuple[Spec, ...], tmp_path: Path) -> JobConfig:
 
 def test_the_pinned_recipe_is_a_recipe_with_nothing_left_open(pinned: JobConfig, specs: tuple[Spec, ...]) -> None:
     """A year later `auto` and `null` may mean something else."""
-    loaded = JobConfig.load(f"{pinned.output.path}/_job.yaml")
+    loaded = load_recipe(f"{pinned.output.path}/_job.yaml")
     assert loaded == pinned
     assert loaded.source.format == "parquet"
     assert loaded.models.vit is not None
@@ -207,7 +208,7 @@ def test_labels_from_a_file_are_pinned_themselves(tmp_path: Path) -> None:
     identity.claim(STORAGE, zero_shot(config))
     identity.claim(STORAGE, zero_shot(config))  # the same file: the same job
     file.unlink()
-    loaded = JobConfig.load(tmp_path / "out" / "_job.yaml")
+    loaded = load_recipe(tmp_path / "out" / "_job.yaml")
     assert loaded.models.align is not None
     assert loaded.models.align.zero_shot is not None
     assert loaded.models.align.zero_shot.labels == LABELS

@@ -19,6 +19,7 @@ from jobs.log import to_stderr
 from jobs.paths import JOB
 from jobs.plan import Part
 from jobs.progress import before, publish
+from jobs.recipe import load_recipe
 from jobs.status import status
 from jobs.storage import Storage
 from jobs.submission import SUBMITTED, How, submit
@@ -64,7 +65,7 @@ def test_the_submitted_command_reads_the_same_job(config: JobConfig, tmp_path: P
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "jobs"]
     args = cli._parser().parse_args(words[3:])
-    assert JobConfig.load(args.recipe, args.set) == config
+    assert load_recipe(args.recipe, args.set) == config
     assert (Part.parse(args.part), args.log) == (Part(2, 8), "json")
     assert args.recipe == metadata["recipe"] == f"{tmp_path}/My out!/{SUBMITTED}/{id}.yaml"
     assert id.startswith("coyo-My-out-2of8-20")
@@ -77,7 +78,7 @@ def test_a_recipe_of_this_folder_means_the_same_elsewhere(
     head = Given()
     submit(demo_job(scenes_parquet.name, "../out"), Part(), head, SHARED)
     monkeypatch.chdir(tmp_path)
-    there = JobConfig.load(head.jobs[0][2]["recipe"])
+    there = load_recipe(head.jobs[0][2]["recipe"])
     assert there.source.path == str(scenes_parquet)
     assert Path(there.output.path).is_absolute()
 
@@ -90,7 +91,7 @@ def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig,
     head = Given()
     for _ in range(2):
         submit(JobConfig.of(tree), Part(), head, SHARED)
-        sent = JobConfig.load(head.jobs[-1][2]["recipe"])
+        sent = load_recipe(head.jobs[-1][2]["recipe"])
         assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
         identity.claim(Storage(), identity.pin(sent, sent.source.model_copy(update={"format": "parquet"}), ()))
     tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}

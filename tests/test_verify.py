@@ -12,8 +12,8 @@ import pytest
 
 from jobs import provenance, schema
 from jobs.cli import DONE, FAILED, main
-from jobs.config import JobConfig
 from jobs.demo import corpus, scenes
+from jobs.recipe import load_recipe
 from jobs.run import run
 from jobs.verify import verify
 from tests.test_run import small_job
@@ -189,4 +189,4 @@ def test_exit_codes_and_json_are_for_scripts(job: Path, capsys: pytest.CaptureFi
     assert "FAIL" in capsys.readouterr().out
     assert main(["verify", str(job / "in")]) == FAILED
     assert "not the output of a job" in capsys.readouterr().err
-    assert JobConfig.load(job / "out" / "_job.yaml").output.path == out
+    assert load_recipe(job / "out" / "_job.yaml").output.path == out

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jobs import schema
-from jobs.sections.base import Number, Section, Texts, seconds
+from jobs.config.section import Number, Section, Texts, seconds
 
 
 class SampleConfig(Section):

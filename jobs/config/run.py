@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from jobs.sections.base import Auto, Number, Section, positive_or_auto, seconds
+from jobs.config.section import Auto, Number, Section, positive_or_auto, seconds
 
 
 class OutputConfig(Section):

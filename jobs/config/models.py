@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from jobs.sections.base import Number, Section, as_tuple
+from jobs.config.section import Number, Section, as_tuple
 
 
 class VitConfig(Section):
