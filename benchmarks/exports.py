@@ -25,9 +25,9 @@ from jobs.canvas import Canvas, Scale
 from jobs.config import JobConfig
 from jobs.models import Spec
 from jobs.models.weights import Weights
-from jobs.paths import SUCCESS
 from jobs.sink import Writer
 from jobs.storage import Storage
+from jobs.storage.paths import SUCCESS
 
 DIM, OBJECT = 640, 8192
 FIELDS = (

@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 
 from jobs import ledger, provenance, schema
 from jobs.config import SourceConfig
-from jobs.paths import FOLDERS
 from jobs.plan import plan
 from jobs.provenance import Coverage
 from jobs.sources.discover import discover
 from jobs.storage import Storage
+from jobs.storage.paths import FOLDERS
 
 ROWS = 10_000  # of a COYO tar
 

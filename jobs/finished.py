@@ -17,8 +17,8 @@ from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.identity import load_job
 from jobs.ledger import Ledger, Object
-from jobs.paths import JOB, ROWS, SUCCESS, absolute, join
 from jobs.storage import Storage
+from jobs.storage.paths import JOB, REJECTS, ROWS, SUCCESS, absolute, join_path
 
 _THREADS = 8  # objects read at once: requests wait for each other otherwise
 
@@ -41,14 +41,16 @@ class Finished:
         """Raises OutputError for what is no output, is not finished, or has no rows."""
         storage, config = load_job(output)
         output = config.output.path
-        if not storage.exists(join(output, SUCCESS)):
-            raise OutputError(f"{output}: is not finished, there is no {SUCCESS}", f"coyo-jobs run {join(output, JOB)}")
+        again = f"coyo-jobs run {join_path(output, JOB)}"
+        if not storage.exists(join_path(output, SUCCESS)):
+            raise OutputError(f"{output}: is not finished, there is no {SUCCESS}", again)
         books = ledger.read(storage, output)
         if books.overlapping():
-            raise OutputError(f"{output}: some rows are in more than one object", f"coyo-jobs run {join(output, JOB)}")
+            raise OutputError(f"{output}: some rows are in more than one object", again)
         objects = tuple(sorted(_with_rows(books), key=lambda obj: obj.entry.path))
         if not objects:
-            raise OutputError(f"{output}: has no rows, every input row is a reject", f"see {join(output, 'rejects')}")
+            hint = f"see {join_path(output, REJECTS)}"
+            raise OutputError(f"{output}: has no rows, every input row is a reject", hint)
         return cls(storage, config, objects, pq.read_schema(storage.open(objects[0].entry)), books.reasons)
 
     @property

@@ -17,9 +17,9 @@ from jobs.config import JobConfig, SourceConfig
 from jobs.config.explain import shown
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
-from jobs.paths import JOB, ROWS, absolute, join, listed_by
 from jobs.recipe import load_recipe
 from jobs.storage import Storage
+from jobs.storage.paths import JOB, ROWS, absolute, join_path, listed_by
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast: labels may be tens of thousands
 _LONG = 20  # entries of a list that an error shows whole
@@ -56,7 +56,7 @@ def fingerprint(pinned: JobConfig) -> str:
 
 def claim(storage: Storage, pinned: JobConfig) -> None:
     """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
-    path = join(pinned.output.path, JOB)
+    path = join_path(pinned.output.path, JOB)
     if _unclaimed(storage, pinned.output.path):
         storage.put(path, pinned.to_yaml().encode())
     else:
@@ -67,20 +67,20 @@ def foresee(storage: Storage, config: JobConfig, source: SourceConfig) -> None:
     """What `claim` would refuse, as far as it shows before any model is looked at: all but revisions."""
     if _unclaimed(storage, config.output.path):
         return
-    theirs, ours = _read(storage, join(config.output.path, JOB)), pin(config, source, ())
+    theirs, ours = _read(storage, join_path(config.output.path, JOB)), pin(config, source, ())
     _refuse_another(config.output.path, _identity(_unpinned(theirs)), _identity(_unpinned(ours)))
 
 
 def check_output(storage: Storage, config: JobConfig) -> None:
     """The output can be written, and is not where the input is looked for. Raises OutputError, StorageError."""
-    results = join(absolute(config.output.path), ROWS, "part.parquet")
+    results = join_path(absolute(config.output.path), ROWS, "part.parquet")
     for path in config.source.paths:
         if listed_by(path, results):
             raise OutputError(
                 f"{config.output.path}: the output lies inside the source {path}",
                 "results would be read as input: name a folder outside it",
             )
-    probe = join(config.output.path, "_probe")
+    probe = join_path(config.output.path, "_probe")
     storage.put(probe, b"")
     storage.delete(probe)
 
@@ -88,7 +88,7 @@ def check_output(storage: Storage, config: JobConfig) -> None:
 def load_job(name: str) -> tuple[Storage, JobConfig]:
     """The output's own recipe, with the output where it was found. Raises OutputError, ConfigError."""
     storage, output = reach(name)
-    path = join(output, JOB)
+    path = join_path(output, JOB)
     if not storage.exists(path):
         raise OutputError(f"{path}: not there, so {output} is not the output of a job", "coyo-jobs run makes one")
     config = _read(storage, path)
@@ -107,9 +107,9 @@ def reach(name: str) -> tuple[Storage, str]:
 
 
 def _unclaimed(storage: Storage, output: str) -> bool:
-    if storage.exists(join(output, JOB)):
+    if storage.exists(join_path(output, JOB)):
         return False
-    if storage.tree(join(output, ROWS)):
+    if storage.tree(join_path(output, ROWS)):
         raise OutputError(f"{output}: has {ROWS}/ but no {JOB}", "give the job an output folder of its own")
     return True
 

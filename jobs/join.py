@@ -22,10 +22,9 @@ from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.exports.target import Held, Pace, Target, describe
 from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import absolute, fixed_folder
-from jobs.paths import join as path_to
 from jobs.spool import ABSENT, AMBIGUOUS, Spool
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import absolute, fixed_folder, join_path
 
 ROWS = 16_384  # of metadata at once: 42 MB of both embeddings
 _BUFFER = 8 << 20  # bytes of a metadata column read at once; its row groups may be a gigabyte
@@ -91,7 +90,9 @@ def join(output: str, metadata: str, to: str, columns: Sequence[str] = ()) -> Jo
     held = target.held(files)
     for name, file in files.items():
         if not held.get(name, Held()).rows == sum(counts[name].values()) == file.rows:
-            raise OutputError(f"{path_to(to, name)}: has not the rows of {file.entry.path}", "delete it and run again")
+            raise OutputError(
+                f"{join_path(to, name)}: has not the rows of {file.entry.path}", "delete it and run again"
+            )
     total = {name: sum(count[name] for count in counts.values()) for name in (MATCHED, UNMATCHED, MANY)}
     target.finish({"counts": total, "files": len(files), **describe(finished)})
     return Joined(to, by.said, len(files), total, fresh=True)
@@ -214,7 +215,7 @@ def _write_one(finished: Finished, target: Target, name: str, file: File, by: By
     counts = dict.fromkeys((MATCHED, UNMATCHED, MANY), 0)
     columns = pa.schema([*file.columns, *spool.schema], {**(file.columns.metadata or {}), **_names(finished)})
     with (
-        finished.storage.writing(path_to(target.path, name)) as stream,
+        finished.storage.writing(join_path(target.path, name)) as stream,
         pq.ParquetWriter(stream, columns, **provenance.encoding(columns)) as writer,
     ):
         for rows in _batches(finished.storage, file):

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from jobs import provenance, schema
 from jobs.errors import OutputError
-from jobs.paths import FOLDERS, join
 from jobs.provenance import Coverage
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import FOLDERS, join_path
 
 _THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
 
@@ -95,7 +95,7 @@ class Ledger:
 
 def read(storage: Storage, path: str) -> Ledger:
     """Raises OutputError for an object that this system did not write or that is damaged."""
-    listed = [(folder, entry) for folder in FOLDERS for entry in storage.tree(join(path, folder))]
+    listed = [(folder, entry) for folder in FOLDERS for entry in storage.tree(join_path(path, folder))]
     parquet = [(folder, entry) for folder, entry in listed if entry.path.endswith(".parquet")]
     with ThreadPoolExecutor(_THREADS) as pool:
         return Ledger(tuple(pool.map(lambda item: _object(storage, *item), parquet)))

@@ -15,9 +15,9 @@ from jobs.decode import decode
 from jobs.errors import OutputError, Reject
 from jobs.identity import load_job
 from jobs.lookup import Address, fetch
-from jobs.paths import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
+from jobs.storage.paths import ROWS
 
 _LONGEST = 300  # letters of a text that two lines could ever show
 CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus

@@ -20,9 +20,9 @@ from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.identity import load_job
 from jobs.lease import Lease
 from jobs.ledger import Object
-from jobs.paths import REJECTS, SUCCESS, join
 from jobs.provenance import Coverage
 from jobs.storage import Storage
+from jobs.storage.paths import REJECTS, SUCCESS, join_path
 from jobs.summary import Summary
 
 
@@ -52,8 +52,8 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
     lease = Lease(storage, output, run)
     lease.acquire()
     try:
-        if storage.exists(join(output, SUCCESS)):
-            storage.delete(join(output, SUCCESS))
+        if storage.exists(join_path(output, SUCCESS)):
+            storage.delete(join_path(output, SUCCESS))
         for obj in touched:
             lease.renew()
             _rewrite(storage, obj, set(reasons), broken)

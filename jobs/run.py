@@ -24,7 +24,6 @@ from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.metrics import Metrics
 from jobs.models import Spec
-from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
 from jobs.pipeline import Pipeline
 from jobs.plan import Part, Work, plan
 from jobs.remote import Ask, Roll, Send, cause, placed
@@ -33,6 +32,7 @@ from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
+from jobs.storage.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join_path
 from jobs.summary import Summary, describe_run, summarise
 from jobs.watch import Waiting, Watch
 
@@ -125,8 +125,8 @@ class _Job:
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
         try:
-            if self.storage.exists(join(self.path, SUCCESS)):  # shards were added since
-                self.storage.delete(join(self.path, SUCCESS))
+            if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added since
+                self.storage.delete(join_path(self.path, SUCCESS))
             committed = self.mended()
             if not self.torn(committed):
                 return self.finalise(committed, {})
@@ -244,7 +244,7 @@ class _Job:
         if form == "none":
             return
         promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
-        for entry in self.storage.tree(join(self.path, IMAGES)):
+        for entry in self.storage.tree(join_path(self.path, IMAGES)):
             if os.path.basename(entry.path) not in promised:
                 self.storage.delete(entry.path)
 
@@ -256,7 +256,7 @@ class _Job:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
             log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
-        elif run or not self.storage.exists(join(self.path, SUCCESS)):
+        elif run or not self.storage.exists(join_path(self.path, SUCCESS)):
             self._reveal(now, summary)
         return summary
 
@@ -280,12 +280,12 @@ class _Job:
         for spec in (spec for spec in self.specs if spec.labels):
             names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
             name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
-            self.storage.put(join(self.path, name), names)
+            self.storage.put(join_path(self.path, name), names)
         self._drop_orphaned_images(now)
-        self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
+        self.storage.put(join_path(self.path, SUMMARY), summary.to_json().encode())
         with suppress(StorageError):  # housekeeping, and a right that not every job has
             self.storage.abort_uploads(self.path)
-        self.storage.put(join(self.path, SUCCESS), b"")
+        self.storage.put(join_path(self.path, SUCCESS), b"")
 
 
 def _announced(summary: Summary) -> Summary:

@@ -19,8 +19,8 @@ from jobs import images, provenance, schema
 from jobs.errors import Stage
 from jobs.meter import Reporter
 from jobs.models import Spec
-from jobs.paths import IMAGES, REJECTS, ROWS, join
 from jobs.storage import Storage
+from jobs.storage.paths import IMAGES, REJECTS, ROWS, join_path
 
 _NAMES = 64 << 10  # letters of zero-shot label names in one footer: a run that goes on reads every footer
 
@@ -45,7 +45,7 @@ class Writer:
         # A shard's end rides with either object; a batch of nothing but ends still needs one.
         if rows.num_rows:
             if self.keep_images != "none":  # first: a rows object promises its images
-                path = join(self.path, IMAGES, images.name_of(name, self.keep_images))
+                path = join_path(self.path, IMAGES, images.name_of(name, self.keep_images))
                 self.storage.put(path, images.packed(_sorted(rows), self.keep_images))
             self._put(ROWS, name, rows, closing)
         if rejects.num_rows or not rows.num_rows:
@@ -62,7 +62,7 @@ class Writer:
         about = provenance.encode(provenance.covered(annotated, ends), **self.about, reasons=reasons)
         metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
         metadata |= _names(self.specs, set(table.column_names))
-        self.storage.put(join(self.path, folder, name), provenance.seal(table, metadata))
+        self.storage.put(join_path(self.path, folder, name), provenance.seal(table, metadata))
 
     def _results(self, annotated: pa.Table) -> pa.Table:
         return annotated.select(schema.rows(self.annotated).names)

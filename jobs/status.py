@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from jobs.errors import OutputError
 from jobs.identity import reach
-from jobs.paths import SUCCESS, join
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
+from jobs.storage.paths import SUCCESS, join_path
 
 _AT_WORK = ("waiting", "running", "stopping")
 
@@ -21,7 +21,7 @@ def status(output: str, *, as_json: bool, storage: Storage | None = None, since:
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")
-    done = storage.exists(join(output, SUCCESS))
+    done = storage.exists(join_path(output, SUCCESS))
     healthy = done or all(_alive(part) or part.updated < since for part in parts)
     if as_json:
         return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy

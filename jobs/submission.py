@@ -25,12 +25,12 @@ from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
 from jobs.log import say
 from jobs.models.labels import listed
-from jobs.paths import is_local, join
 from jobs.plan import Part
 from jobs.progress import clock
 from jobs.sources.discover import discover
 from jobs.status import status as status_of_output
 from jobs.storage import Storage
+from jobs.storage.paths import is_local, join_path
 
 SUBMITTED = "_submitted"  # the folder of an output with the recipes that were submitted into it
 VERSION = "coyo_jobs"  # the metadata that tells our submissions from others
@@ -69,7 +69,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     identity.check_output(storage, config)
     identity.foresee(storage, config, source.pinned)
     id = how.id or _readable(config.output.path, part)
-    uri = join(config.output.path, SUBMITTED, f"{id}.yaml")
+    uri = join_path(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
     say("recipe", uri)
     words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]

@@ -11,9 +11,9 @@ from jobs import __version__, schema
 from jobs.ledger import Ledger
 from jobs.meter import Snapshot
 from jobs.models import Spec
-from jobs.paths import REJECTS, ROWS
 from jobs.profile import profile
 from jobs.resources import Resources
+from jobs.storage.paths import REJECTS, ROWS
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 

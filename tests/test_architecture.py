@@ -17,7 +17,7 @@ CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
 BASE = {"config", "schema", "errors", "canvas", "provenance"}
-BASE |= {"storage", "folders", "whole", "paths", "hub", "fetch", "ranges", "patience"}
+BASE |= {"storage", "fetch"}
 
 
 def place(path: Path) -> str:

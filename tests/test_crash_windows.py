@@ -16,10 +16,10 @@ from jobs import ledger, provenance, schema
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import JobError, SetAside
-from jobs.paths import FOLDERS
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import FOLDERS
 from jobs.verify import show, verify
 from tests.conftest import demo_job, put_folder
 from tests.faulty_s3 import Exchange, Fault, FaultyS3, error, first, lose_answer

@@ -14,8 +14,8 @@ from jobs.cli import FAILED, WRONG, main
 from jobs.errors import JobError, OutputError, SourceError
 from jobs.join import Joined, join
 from jobs.log import to_stderr
-from jobs.paths import EXPORT
 from jobs.storage import Storage
+from jobs.storage.paths import EXPORT
 from tests.exports import KEPT, NAMES, Row, read, row, write_output
 
 COYO = {"id": "key", "url": "url", "text": "text", "width": "width", "image_phash": "image_phash"}

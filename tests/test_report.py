@@ -7,9 +7,9 @@ from PIL import Image
 
 from jobs.errors import OutputError
 from jobs.finished import Finished
-from jobs.paths import JOB
 from jobs.report import contact_sheet, sample
 from jobs.run import run
+from jobs.storage.paths import JOB
 from jobs.verify import verify
 from tests.conftest import demo_job
 

@@ -18,10 +18,10 @@ from jobs.cli import WRONG, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.identity import load_job
-from jobs.paths import FOLDERS
 from jobs.retry import forget, retry
 from jobs.run import run
 from jobs.storage import Storage
+from jobs.storage.paths import FOLDERS
 from jobs.verify import show, verify
 from tests.test_run import addresses, read, small_job
 from tests.test_sink import bad, batch, writer

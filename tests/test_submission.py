@@ -16,12 +16,12 @@ from jobs import cli, identity, submission
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
-from jobs.paths import JOB
 from jobs.plan import Part
 from jobs.progress import before, publish
 from jobs.recipe import load_recipe
 from jobs.status import status
 from jobs.storage import Storage
+from jobs.storage.paths import JOB
 from jobs.submission import SUBMITTED, How, submit
 from tests.conftest import demo_job
 

@@ -20,7 +20,7 @@ from jobs.exports.hf import HuggingFace
 from jobs.exports.target import Held, Pace, Target, describe
 from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import join
+from jobs.storage.paths import join_path
 
 FORMS: dict[str, Callable[[Finished], Form]] = {
     "coyo-labeled": CoyoLabeled,
@@ -113,7 +113,9 @@ def _prove(target: Target, rows: int, names: Sequence[str], held: dict[str, Held
     for name in names:
         if held.get(name, Held()).rows != rows or (name in held) != bool(rows):
             found = f"{held[name].rows} rows" if name in held else "not there"
-            raise OutputError(f"{join(target.path, name)}: {found}, must be {rows} rows", "delete it and run again")
+            raise OutputError(
+                f"{join_path(target.path, name)}: {found}, must be {rows} rows", "delete it and run again"
+            )
 
 
 def _exported(form: str, to: str, said: dict[str, Any], *, fresh: bool) -> Exported:

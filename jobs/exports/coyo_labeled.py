@@ -8,7 +8,7 @@ from jobs import schema
 from jobs.errors import OutputError
 from jobs.exports.form import Files, Part
 from jobs.finished import Finished
-from jobs.paths import LABEL_NAMES
+from jobs.storage.paths import LABEL_NAMES
 
 
 class CoyoLabeled:

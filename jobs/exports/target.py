@@ -21,8 +21,8 @@ from jobs import __version__, identity, schema
 from jobs.errors import OutputError, StorageError
 from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import EXPORT, absolute, join, listed_by
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import EXPORT, absolute, join_path, listed_by
 
 _THREADS = 32  # a footer is one or two small requests
 _PACE = 10.0  # seconds
@@ -62,13 +62,13 @@ class Target:
     def of(cls, finished: Finished, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
         """Raises OutputError where files would be read as input, or be taken for the output's own objects."""
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
-            if absolute(path) == absolute(taken) or listed_by(taken, join(absolute(path), "file.parquet")):
+            if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _OWN)
         return cls(finished.storage, path, {**about, "output": finished.fingerprint})
 
     def finished(self) -> dict[str, Any] | None:
         """What `_export.json` says, where this export is complete. Raises OutputError where another one is."""
-        path = join(self.path, EXPORT)
+        path = join_path(self.path, EXPORT)
         if not self.storage.exists(path):
             return None
         said: dict[str, Any] = json.loads(self.storage.read(path))
@@ -94,7 +94,7 @@ class Target:
         return {schema.EXPORT: json.dumps({"about": self.about, "made": made})}
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        self.storage.put(join(self.path, name), data)
+        self.storage.put(join_path(self.path, name), data)
 
     def held(self, expected: Collection[str]) -> dict[str, Held]:
         """What the data files hold now, by name, read from their heads and footers."""

@@ -20,9 +20,9 @@ from jobs.models import loading
 from jobs.models.texts import longest
 from jobs.models.weights import Weights, pin
 from jobs.models.zero_shot import Score
-from jobs.paths import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
+from jobs.storage.paths import ROWS
 
 COSINE = 0.999  # bfloat16 on a GPU stays above; another crop or another model does not come near
 PROBABILITY = 0.05

@@ -26,7 +26,7 @@ class ShortRead(OSError):
     """Fewer bytes came than were asked for."""
 
 
-def patiently(call: Callable[[], Result]) -> Result:
+def with_retries(call: Callable[[], Result]) -> Result:
     """The call's result; the last error once ATTEMPTS have failed."""
     for attempt in range(ATTEMPTS):
         try:
@@ -42,10 +42,10 @@ def transient(exc: BaseException) -> bool:
     """Whether trying again may help. s3fs hides the answer's code in the cause of an OSError."""
     if isinstance(exc, (ShortRead, *_LOST)):
         return True
-    return code(exc) in _CODES
+    return error_code(exc) in _CODES
 
 
-def code(exc: BaseException) -> str:
+def error_code(exc: BaseException) -> str:
     """S3's error code, such as SlowDown or PreconditionFailed; empty for what is not S3's."""
     for error in (exc, exc.__cause__):
         if isinstance(error, ClientError):

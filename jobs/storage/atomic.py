@@ -13,7 +13,9 @@ _CANNOT = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, 
 
 @contextlib.contextmanager
 def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
-    """A local file. `reveal` gives it its name: `alone` fails where there is one already, os.replace does not."""
+    """Open a local file that gets its name when it is whole. `reveal(temporary, name)` names it: `create_exclusive`
+    refuses a name that is taken, `os.replace` replaces what has it.
+    """
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
@@ -36,7 +38,7 @@ def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator
         os.close(handle)
 
 
-def alone(temporary: str, name: str) -> None:
+def create_exclusive(temporary: str, name: str) -> None:
     """Raises FileExistsError where the name is taken; of several at once one succeeds."""
     try:
         os.link(temporary, name)

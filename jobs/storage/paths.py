@@ -17,7 +17,7 @@ _SCHEME = re.compile(r"\w+:/")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-def join(folder: str, *names: str) -> str:
+def join_path(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 

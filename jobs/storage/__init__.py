@@ -16,12 +16,12 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
-from jobs import folders, hub, whole
 from jobs.config.run import StorageConfig
 from jobs.errors import StorageError
-from jobs.paths import GLOB, absolute, expand_braces, is_local
-from jobs.patience import code, patiently
-from jobs.ranges import Ahead, Changed, Ranges, exactly, tag
+from jobs.storage import atomic, hub, listing
+from jobs.storage.paths import GLOB, absolute, expand_braces, is_local
+from jobs.storage.ranges import ObjectChanged, RangeFile, ReadAheadFile, etag_of, read_range
+from jobs.storage.retry import error_code, with_retries
 
 CHUNK = 8 << 20  # bytes in one ranged read: COYO tars are 0.5 GB, and small unbuffered reads cost 20x the GETs
 CLIENT_ATTEMPTS = 4  # of the S3 client itself, before this module's patience counts one
@@ -69,19 +69,21 @@ class Storage:
         with self._translate(path):
             return sorted(self._tree(path), key=lambda entry: entry.path)
 
-    def open(self, entry: Entry) -> Ranges:
+    def open(self, entry: Entry) -> RangeFile:
         """For random access, of the object as it was listed: each read is one ranged request."""
-        return Ranges(entry.size, lambda start, end: self.read_range(entry, start, end))
+        return RangeFile(entry.size, lambda start, end: self.read_range(entry, start, end))
 
     def stream(self, entry: Entry) -> io.BufferedReader:
         """From the first byte to the last, in requests of CHUNK bytes: a lost connection costs one, never the place."""
-        return io.BufferedReader(Ahead(entry.size, lambda start, end: self.read_range(entry, start, end), CHUNK))
+        return io.BufferedReader(
+            ReadAheadFile(entry.size, lambda start, end: self.read_range(entry, start, end), CHUNK)
+        )
 
     def read(self, path: str) -> bytes:
         """A whole object's bytes."""
         with self._translate(path):
             fs, name = self._fs(path)
-            return cast(bytes, patiently(lambda: fs.cat_file(name)))
+            return cast(bytes, with_retries(lambda: fs.cat_file(name)))
 
     def read_range(self, entry: Entry, start: int, end: int) -> bytes:
         """Exactly the bytes from `start` to `end`, of the object as it was listed.
@@ -90,17 +92,17 @@ class Storage:
         """
         with self._translate(entry.path):
             fs, name = self._fs(entry.path)
-            return patiently(lambda: exactly(fs, name, start, end, entry.etag))
+            return with_retries(lambda: read_range(fs, name, start, end, entry.etag))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write one whole object, visible only when complete; replaces what is there."""
         with self._translate(path):
             fs, name = self._fs(_writable(path))
             if is_local(path):
-                with whole.file(name) as file:
+                with atomic.file(name) as file:
                     file.write(data)
             else:
-                patiently(lambda: fs.pipe_file(name, bytes(data)))
+                with_retries(lambda: fs.pipe_file(name, bytes(data)))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
@@ -110,7 +112,7 @@ class Storage:
         """
         with self._translate(path):
             fs, name = self._fs(_writable(path))
-            with whole.file(name) if is_local(path) else whole.upload(fs, name) as file:
+            with atomic.file(name) if is_local(path) else atomic.upload(fs, name) as file:
                 yield file
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -119,12 +121,12 @@ class Storage:
             fs, name = self._fs(path)
             try:
                 if is_local(path):
-                    with whole.file(name, reveal=whole.alone) as file:
+                    with atomic.file(name, reveal=atomic.create_exclusive) as file:
                         file.write(data)
                 else:
-                    patiently(lambda: fs.pipe_file(name, data, mode="create"))
+                    with_retries(lambda: fs.pipe_file(name, data, mode="create"))
             except OSError as exc:
-                if isinstance(exc, FileExistsError) or code(exc) in _TAKEN:
+                if isinstance(exc, FileExistsError) or error_code(exc) in _TAKEN:
                     return False
                 raise
             return True
@@ -198,7 +200,7 @@ class Storage:
         fs, name = self._fs(path)
         try:
             if is_local(path) and os.path.isdir(name):
-                return self._entries(path, folders.files(name, fs.info))
+                return self._entries(path, listing.files(name, fs.info))
             return self._entries(path, fs.find(name, detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -236,9 +238,9 @@ class Storage:
         found = []
         for name, info in infos.items():
             if info.get("islink") and not os.path.isdir(name):
-                info = folders.behind(name, fs.info)  # listings describe the link, not its file
+                info = listing.behind(name, fs.info)  # listings describe the link, not its file
             if info["type"] == "file":
-                found.append(Entry(scheme + name, info["size"] or 0, tag(info)))
+                found.append(Entry(scheme + name, info["size"] or 0, etag_of(info)))
         return found
 
     @contextlib.contextmanager
@@ -252,7 +254,7 @@ class Storage:
         except NoCredentialsError as exc:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or storage.anonymous: true"
             raise StorageError(f"{path}: no credentials for S3", hint) from exc
-        except Changed as exc:
+        except ObjectChanged as exc:
             raise StorageError(f"{path}: was replaced while it was read", "run the same command again") from exc
         except PermissionError as exc:
             raise StorageError(

@@ -10,14 +10,14 @@ from typing import Any, cast
 
 from fsspec.asyn import AsyncFileSystem, sync
 
-from jobs.patience import ShortRead, code
+from jobs.storage.retry import ShortRead, error_code
 
 
-class Changed(Exception):
+class ObjectChanged(Exception):
     """The object is not the one that was listed."""
 
 
-class Ranges(io.RawIOBase):
+class RangeFile(io.RawIOBase):
     """A file whose every read is one ranged read. What that raises passes through, so that a reader of formats can
     tell a lost network from damaged data.
     """
@@ -50,7 +50,7 @@ class Ranges(io.RawIOBase):
         return len(data)
 
 
-class Ahead(io.RawIOBase):
+class ReadAheadFile(io.RawIOBase):
     """The same from the first byte to the last, in requests of `chunk` bytes; `depth` of them are under way while the
     one before is used, so that a reader does not wait for each round trip.
     """
@@ -78,20 +78,20 @@ class Ahead(io.RawIOBase):
         super().close()
 
 
-def tag(info: Mapping[str, Any]) -> str:
+def etag_of(info: Mapping[str, Any]) -> str:
     """What changes when an object does: S3's ETag, or a local file's time and size."""
     return str(info.get("ETag") or (f"{int(info['mtime'] * 1e9)}-{info['size']}" if "mtime" in info else ""))
 
 
-def exactly(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
-    """The bytes from `start` to `end`. Raises Changed, or ShortRead."""
+def read_range(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
+    """The bytes from `start` to `end`. Raises ObjectChanged, or ShortRead."""
     if isinstance(fs, AsyncFileSystem):
         data = cast(bytes, sync(fs.loop, _get, fs, name, f"bytes={start}-{end - 1}", etag))
     else:
         # Exactly these bytes: fsspec reads ahead by itself, and what it keeps lives no longer than this call.
         data = cast(bytes, fs.cat_file(name, start=start, end=end, cache_type="none"))
-        if etag and tag(fs.info(name)) != etag:
-            raise Changed
+        if etag and etag_of(fs.info(name)) != etag:
+            raise ObjectChanged
     if len(data) != end - start:
         raise ShortRead(f"{len(data)} bytes came for {end - start} at {start}")
     return data
@@ -106,6 +106,6 @@ async def _get(fs: Any, name: str, span: str, etag: str) -> bytes:
         async with answer["Body"] as body:
             return cast(bytes, await body.read())
     except OSError as exc:
-        if code(exc) in ("PreconditionFailed", "412", "InvalidRange"):
-            raise Changed from exc
+        if error_code(exc) in ("PreconditionFailed", "412", "InvalidRange"):
+            raise ObjectChanged from exc
         raise

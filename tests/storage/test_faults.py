@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs import patience
 from jobs import storage as storing
 from jobs.config import SourceConfig, StorageConfig
 from jobs.demo import corpus
@@ -18,7 +17,7 @@ from jobs.run import run
 from jobs.sources import Unit
 from jobs.sources.discover import discover
 from jobs.sources.discover import read as read_unit
-from jobs.storage import CHUNK, Storage
+from jobs.storage import CHUNK, Storage, retry
 from tests.conftest import put_folder
 from tests.faulty_s3 import Fault, FaultyS3, cut, delay, error, first, lose_answer, reset, short
 from tests.test_crash_windows import DENIED, check, given, proxy, tiny_job
@@ -33,7 +32,7 @@ DATA_BYTES = bytes(range(256)) * 4096  # 1 MiB
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of this process, not of Ray's."""
-    monkeypatch.setattr(patience, "_LONGEST", 0.1)
+    monkeypatch.setattr(retry, "_LONGEST", 0.1)
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_a_write_whose_answer_is_lost_is_done_again(bucket: str, proxy: FaultyS3
 def test_a_store_that_never_recovers_is_an_error_that_names_the_path(
     bucket: str, proxy: FaultyS3, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     monkeypatch.setattr(storing, "CLIENT_ATTEMPTS", 1)
     Storage().put(f"{bucket}/x", DATA_BYTES)
     (entry,) = storage.find(f"{bucket}/x")

@@ -11,8 +11,8 @@ import pytest
 
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
-from jobs.paths import absolute, expand_braces, fixed_folder, join
 from jobs.storage import CHUNK, Storage
+from jobs.storage.paths import absolute, expand_braces, fixed_folder, join_path
 
 TREE = ["a/0.tar", "a/1.tar", "a/deep/2.tar", "a/notes.txt", "ab/0.tar", "b/0.tar"]
 
@@ -26,7 +26,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def tree(place: str) -> str:
     for name in TREE:
-        Storage().put(join(place, name), name.encode())
+        Storage().put(join_path(place, name), name.encode())
     return place
 
 
@@ -35,7 +35,7 @@ def names(place: str, pattern: str) -> list[str]:
 
 
 def test_what_was_put_is_there_until_it_is_deleted(place: str) -> None:
-    path = join(place, "new", "folder", "x")
+    path = join_path(place, "new", "folder", "x")
     assert not Storage().exists(path)
     Storage().put(path, b"first")
     Storage().put(path, memoryview(b"second"))
@@ -46,7 +46,7 @@ def test_what_was_put_is_there_until_it_is_deleted(place: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 2 * CHUNK + 5])
 def test_an_object_that_is_written_in_pieces_is_there_when_it_is_whole(place: str, size: int) -> None:
-    path, pieces = join(place, "new", "x"), [bytes([number]) * (size // 5) for number in range(5)]
+    path, pieces = join_path(place, "new", "x"), [bytes([number]) * (size // 5) for number in range(5)]
     with Storage().writing(path) as file:
         for piece in pieces:
             file.write(piece)
@@ -59,18 +59,18 @@ def test_an_object_whose_writer_fails_is_not_there_and_the_one_before_stays(plac
     """Half a file under the name of a whole one is what a resumed join would count as done."""
 
     def fail(name: str) -> None:
-        with Storage().writing(join(place, "deep", name)) as file:
+        with Storage().writing(join_path(place, "deep", name)) as file:
             file.write(b"x" * size)
             raise ZeroDivisionError
 
-    Storage().put(join(place, "deep", "old"), b"before")
+    Storage().put(join_path(place, "deep", "old"), b"before")
     for name in ("new", "old"):
         with pytest.raises(ZeroDivisionError):
             fail(name)
     gc.collect()
     assert names(place, "deep") == ["deep/old"]
-    assert Storage().read(join(place, "deep", "old")) == b"before"
-    assert Storage().abort_uploads(join(place, "deep")) == 0
+    assert Storage().read(join_path(place, "deep", "old")) == b"before"
+    assert Storage().abort_uploads(join_path(place, "deep")) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_find_takes_braces_that_name_one_file(tree: str) -> None:
     """A corpus of one shard, or the last piece of a split job."""
     assert names(tree, "a/{0..0}.tar") == ["a/0.tar"]
     with pytest.raises(StorageError, match=r"a/9\.tar: named by the braces and not there"):
-        Storage().find(join(tree, "a/{9..9}.tar"))
+        Storage().find(join_path(tree, "a/{9..9}.tar"))
 
 
 def test_an_object_that_braces_name_and_that_is_missing_is_an_error(tree: str) -> None:
     """A typo in a range would leave out shards without a word."""
     with pytest.raises(StorageError, match=r"a/2\.tar: named by the braces and not there"):
-        Storage().find(join(tree, "a/{0..2}.tar"))
+        Storage().find(join_path(tree, "a/{0..2}.tar"))
 
 
 @pytest.mark.parametrize("pattern", ["links", "links/*.tar", "links/{0,1}.tar"])
@@ -126,16 +126,16 @@ def test_links_to_folders_are_no_files(tmp_path: Path) -> None:
 
 def test_an_object_that_was_replaced_since_it_was_listed_is_not_read(place: str) -> None:
     """Half of one and half of another is no shard."""
-    Storage().put(join(place, "x"), b"older")
-    (entry,) = Storage().find(join(place, "x"))
+    Storage().put(join_path(place, "x"), b"older")
+    (entry,) = Storage().find(join_path(place, "x"))
     assert Storage().read_range(entry, 1, 3) == b"ld"
-    Storage().put(join(place, "x"), b"newer")
+    Storage().put(join_path(place, "x"), b"newer")
     with pytest.raises(StorageError, match="x: was replaced while it was read"):
         Storage().read_range(entry, 1, 3)
 
 
 def test_of_several_that_put_a_new_object_one_does(place: str) -> None:
-    path = join(place, "new", "x")
+    path = join_path(place, "new", "x")
     with ThreadPoolExecutor(8) as pool:
         put = list(pool.map(lambda n: Storage().put_new(path, b"%d" % n), range(8)))
     assert put.count(True) == 1
@@ -159,14 +159,14 @@ def test_a_new_object_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_stream_gives_every_byte_of_an_object_bigger_than_one_request(place: str) -> None:
     data = bytes(range(256)) * ((CHUNK + 9999) // 256)
-    Storage().put(join(place, "big"), data)
-    (entry,) = Storage().find(join(place, "big"))
+    Storage().put(join_path(place, "big"), data)
+    (entry,) = Storage().find(join_path(place, "big"))
     with Storage().stream(entry) as stream:
         assert b"".join(iter(lambda: stream.read(3_000_000), b"")) == data
 
 
 def test_an_open_object_reads_at_any_place(tree: str) -> None:
-    (entry,) = Storage().find(join(tree, "a/notes.txt"))
+    (entry,) = Storage().find(join_path(tree, "a/notes.txt"))
     assert entry.size == 11
     file = Storage().open(entry)
     assert (file.seek(-3, 2), file.read(), file.read()) == (8, b"txt", b"")
@@ -174,7 +174,7 @@ def test_an_open_object_reads_at_any_place(tree: str) -> None:
 
 
 def test_a_folder_is_fetched_with_its_subfolders(tree: str, tmp_path: Path) -> None:
-    Storage().fetch_folder(join(tree, "a"), str(tmp_path / "copy"))
+    Storage().fetch_folder(join_path(tree, "a"), str(tmp_path / "copy"))
     assert (tmp_path / "copy/deep/2.tar").read_bytes() == b"a/deep/2.tar"
     assert len(list((tmp_path / "copy").rglob("*.*"))) == 4
 
@@ -212,7 +212,7 @@ def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
     assert [data for data in seen if data not in versions] == []
 
 
-@pytest.mark.parametrize("path", ["s3://", "s3:///x", join("s3://", "x"), "s3:/bucket/x", "s3://{a,b}"])
+@pytest.mark.parametrize("path", ["s3://", "s3:///x", join_path("s3://", "x"), "s3:/bucket/x", "s3://{a,b}"])
 def test_an_s3_path_without_a_bucket_is_refused(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything a key can see would be the source, or a folder named s3: the output."""
     monkeypatch.chdir(tmp_path)
@@ -238,7 +238,7 @@ def test_a_missing_bucket_is_named(s3: str, pattern: str) -> None:
 
 def test_reading_a_missing_object_is_an_error(place: str) -> None:
     with pytest.raises(StorageError, match="missing: not there"):
-        Storage().read(join(place, "missing"))
+        Storage().read(join_path(place, "missing"))
 
 
 def test_an_unreachable_endpoint_is_named(s3: str) -> None:
