@@ -20,14 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import HOME
-from jobs import identity, schema
+from jobs import schema
 from jobs.canvas import Canvas, Scale
 from jobs.config import JobConfig
 from jobs.models import Spec
 from jobs.models.weights import Weights
-from jobs.sink import Writer
+from jobs.output import identity
+from jobs.output.layout import SUCCESS
+from jobs.output.writer import Writer
 from jobs.storage import Storage
-from jobs.storage.paths import SUCCESS
 
 DIM, OBJECT = 640, 8192
 FIELDS = (
@@ -85,7 +86,7 @@ def write(home: Path, count: int) -> None:
     spec = Spec("vit", Weights("random", "none", storage), Canvas((8, 8)), scale, FIELDS, (), about, {})
     columns = schema.annotated(schema.raw(pa.int64(), map(pa.field, *zip(*KEPT, strict=True))), FIELDS)
     writer = Writer(storage, path, columns, (spec,), {"run": "r1", "job": identity.fingerprint(config), "version": "0"})
-    identity.claim(storage, config)
+    identity.claim_output(storage, config)
     dice = np.random.default_rng(0)
     for start in range(0, count, OBJECT):
         rows = np.arange(start, min(start + OBJECT, count))

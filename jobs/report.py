@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs import ledger, schema
+from jobs import schema
 from jobs.decode import decode
 from jobs.errors import OutputError, Reject
-from jobs.identity import load_job
 from jobs.lookup import Address, fetch
+from jobs.output import ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from jobs.storage.paths import ROWS
 
 _LONGEST = 300  # letters of a text that two lines could ever show
 CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus

@@ -16,24 +16,29 @@ from ray.exceptions import RayError
 from cluster import local
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import __version__, identity, images, ledger, log, schema
+from jobs import __version__, log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
-from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.metrics import Metrics
 from jobs.models import Spec
+from jobs.models.proofs import describe_models
+from jobs.output import identity, images, ledger
+from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
+from jobs.output.ledger import Ledger, Object
+from jobs.output.summary import Summary, summarise
+from jobs.output.writer import Writer
 from jobs.pipeline import Pipeline
+from jobs.pipeline.write import ParquetSink
 from jobs.plan import Part, Work, plan
+from jobs.profile import describe_run
 from jobs.remote import Ask, Roll, Send, cause, placed
 from jobs.resources import Resources
-from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from jobs.storage.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join_path
-from jobs.summary import Summary, describe_run, summarise
+from jobs.storage.paths import join_path
 from jobs.watch import Waiting, Watch
 
 _AGAIN = 3  # times that a run goes on by itself
@@ -84,23 +89,6 @@ def _as_begun(storage: Storage, source: Source, committed: Ledger) -> Source:
     return replace(source, layout=layout)
 
 
-def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
-    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
-    from jobs.models import proofs, weights
-
-    specs: list[Spec] = []
-    for kind, section in config.models:
-        if section:
-            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
-            specs.append(proofs.described(kind, config, pinned, folder))
-    for spec in specs:
-        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-        if schema.ZERO_SHOT_LABELS in spec.columns:
-            said += f", {len(spec.labels):,} zero-shot labels"
-        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
-    return tuple(specs)
-
-
 @dataclass(frozen=True)
 class _Job:
     """A job that is understood and has its output."""
@@ -116,8 +104,8 @@ class _Job:
     def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
-        pinned = identity.pin(config, source.pinned, specs)
-        identity.claim(storage, pinned)
+        pinned = identity.pin_config(config, source.pinned, specs)
+        identity.claim_output(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
     def run(self, session: Session, run_id: str) -> Summary:

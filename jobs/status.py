@@ -5,10 +5,11 @@ import time
 from dataclasses import asdict
 
 from jobs.errors import OutputError
-from jobs.identity import reach
+from jobs.output.identity import reach
+from jobs.output.layout import SUCCESS
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
-from jobs.storage.paths import SUCCESS, join_path
+from jobs.storage.paths import join_path
 
 _AT_WORK = ("waiting", "running", "stopping")
 

@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, images, ledger, schema
+from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import Reason, Stage
-from jobs.identity import load_job
-from jobs.ledger import Ledger, Object
-from jobs.provenance import Coverage, by_shard
+from jobs.output import identity, images, ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS
+from jobs.output.ledger import Ledger, Object
+from jobs.row_ranges import Coverage, coverage_by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from jobs.storage.paths import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS, join_path
+from jobs.storage.paths import join_path
 
 _UNIT = 2e-3  # how far a float16 vector's norm may be from 1
 
@@ -143,7 +145,7 @@ def _values(storage: Storage, books: Ledger) -> list[Check]:
 def _addresses(table: pa.Table, obj: Object) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
     said = {name: part for name, part in obj.shards.items() if part.ranges}
-    held = by_shard(table)
+    held = coverage_by_shard(table)
     strange = [name for name, part in held.items() if name not in said or not _inside(part, said[name])]
     strange += [name for name, part in said.items() if part.count and name not in held]
     twice = len(rows) - len(set(zip(shards, rows, strict=True)))

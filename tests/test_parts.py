@@ -12,10 +12,10 @@ from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import OutputError
 from jobs.lease import Lease
+from jobs.output.layout import FOLDERS
 from jobs.plan import Part
 from jobs.run import run
 from jobs.storage import Storage
-from jobs.storage.paths import FOLDERS
 from jobs.verify import show, verify
 from tests.test_run import addresses, objects, read, small_job
 

@@ -18,8 +18,8 @@ import pytest
 from jobs.cli import FAILED, INTERRUPTED, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
+from jobs.output.layout import FOLDERS
 from jobs.run import run
-from jobs.storage.paths import FOLDERS
 from jobs.verify import show, verify
 from tests.test_log import events
 from tests.test_run import addresses, read, small_job

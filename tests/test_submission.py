@@ -12,16 +12,17 @@ import s3fs
 
 from cluster.runtime_env import CREDENTIALS, Environment
 from cluster.submit import Head, Submission
-from jobs import cli, identity, submission
+from jobs import cli, submission
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
+from jobs.output import identity
+from jobs.output.layout import JOB
 from jobs.plan import Part
 from jobs.progress import before, publish
 from jobs.recipe import load_recipe
 from jobs.status import status
 from jobs.storage import Storage
-from jobs.storage.paths import JOB
 from jobs.submission import SUBMITTED, How, submit
 from tests.conftest import demo_job
 
@@ -93,7 +94,9 @@ def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig,
         submit(JobConfig.of(tree), Part(), head, SHARED)
         sent = load_recipe(head.jobs[-1][2]["recipe"])
         assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
-        identity.claim(Storage(), identity.pin(sent, sent.source.model_copy(update={"format": "parquet"}), ()))
+        identity.claim_output(
+            Storage(), identity.pin_config(sent, sent.source.model_copy(update={"format": "parquet"}), ())
+        )
     tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
     with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
         submit(JobConfig.of(tree), Part(), head, SHARED)
@@ -126,7 +129,9 @@ def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     with pytest.raises(OutputError, match="no progress there"):
         status(output, as_json=False)
     assert not storage.exists(f"{output}/{JOB}")
-    identity.claim(storage, identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    identity.claim_output(
+        storage, identity.pin_config(config, config.source.model_copy(update={"format": "parquet"}), ())
+    )
     submit(config, Part(), Given(), SHARED)
     assert len(storage.tree(f"{output}/{SUBMITTED}")) == 2
 
@@ -182,7 +187,9 @@ def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
     config: JobConfig, changes: dict[str, Any], how: How, error: type[Exception], told: str
 ) -> None:
     """A cluster costs minutes to start; a wrong bucket is known in a second."""
-    identity.claim(Storage(), identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    identity.claim_output(
+        Storage(), identity.pin_config(config, config.source.model_copy(update={"format": "parquet"}), ())
+    )
     tree = config.model_dump()
     for section, keys in changes.items():
         tree[section] = {**tree[section], **keys}

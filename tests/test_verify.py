@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import provenance, schema
+from jobs import schema
 from jobs.cli import DONE, FAILED, main
 from jobs.demo import corpus, scenes
+from jobs.output import footer
 from jobs.recipe import load_recipe
 from jobs.run import run
 from jobs.verify import verify
@@ -106,8 +107,8 @@ def move(job: Path) -> None:
 def of_another_job(job: Path) -> None:
     path = objects(job, "rows")[0]
     table = pq.read_table(path)
-    shards, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
-    mark = {schema.PROVENANCE.encode(): provenance.encode(shards, **{**about, "job": "0" * 16})}
+    shards, about = footer.decode_provenance(table.schema.metadata[schema.PROVENANCE.encode()])
+    mark = {schema.PROVENANCE.encode(): footer.encode_provenance(shards, **{**about, "job": "0" * 16})}
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **mark}), path)
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import __version__, identity, schema
+from jobs import __version__, schema
 from jobs.errors import OutputError, StorageError
-from jobs.finished import Finished
 from jobs.log import say
+from jobs.output import identity
+from jobs.output.finished import FinishedOutput
+from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import EXPORT, absolute, join_path, listed_by
+from jobs.storage.paths import absolute, join_path, listed_by
 
 _THREADS = 32  # a footer is one or two small requests
 _PACE = 10.0  # seconds
@@ -59,7 +61,7 @@ class Target:
     about: dict[str, Any]
 
     @classmethod
-    def of(cls, finished: Finished, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
+    def of(cls, finished: FinishedOutput, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
         """Raises OutputError where files would be read as input, or be taken for the output's own objects."""
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
             if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
@@ -134,7 +136,7 @@ class Target:
         raise OutputError(f"{where}: belongs to another export: {differences}", _OWN)
 
 
-def describe(finished: Finished) -> dict[str, Any]:
+def describe(finished: FinishedOutput) -> dict[str, Any]:
     """What the rows are, for `_export.json`: their job, models and rejects."""
     models = json.loads((finished.schema.metadata or {}).get(schema.MODELS.encode(), b"{}"))
     return {"job": identity.fingerprint(finished.config), "models": models, "rejects": finished.rejects}

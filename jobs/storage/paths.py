@@ -1,16 +1,9 @@
-"""Paths as words: folders, globs, braces; local or s3://; the names in an output. Nothing here looks at a disk."""
+"""Paths as text: join, absolute form, globs and braces, local or s3://. Nothing here reads a disk."""
 
 import os
 import re
 
 from fsspec.utils import glob_translate
-
-# What an output holds: two folders of Parquet objects, and small files beside them.
-ROWS, REJECTS = FOLDERS = ("rows", "rejects")
-IMAGES = "images"  # with output.keep_images
-JOB, SUMMARY, SUCCESS = "_job.yaml", "_summary.json", "_SUCCESS"
-LABEL_NAMES, ZERO_SHOT_LABEL_NAMES = "_labels.json", "_zero_shot_labels.json"
-EXPORT = "_export.json"  # in a folder that was made from a finished output; written last
 
 GLOB = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")

@@ -10,8 +10,8 @@ import yaml
 
 from jobs.cli import main
 from jobs.demo import corpus
+from jobs.output.layout import FOLDERS
 from jobs.storage import Storage
-from jobs.storage.paths import FOLDERS
 from jobs.submission import SUBMITTED
 from jobs.verify import show, verify
 from tests.cluster.conftest import TOKEN, Place, ended

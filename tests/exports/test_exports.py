@@ -12,8 +12,8 @@ from jobs import cli
 from jobs.cli import main
 from jobs.errors import OutputError
 from jobs.exports import FORMS, Exported, export
+from jobs.output.layout import EXPORT
 from jobs.storage import Storage
-from jobs.storage.paths import EXPORT
 from tests.exports import read, row, write_output
 
 SIZES = {"coyo-labeled": 4, "clip-retrieval": 12, "hf": 4}  # files of 50 rows, 15 in each

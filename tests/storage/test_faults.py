@@ -12,7 +12,7 @@ from jobs import storage as storing
 from jobs.config import SourceConfig, StorageConfig
 from jobs.demo import corpus
 from jobs.errors import JobError, SetAside, StorageError
-from jobs.ledger import read as read_ledger
+from jobs.output.ledger import read as read_ledger
 from jobs.run import run
 from jobs.sources import Unit
 from jobs.sources.discover import discover

@@ -12,19 +12,21 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, ledger, provenance, schema
+from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import OutputError
-from jobs.identity import load_job
-from jobs.ledger import Ledger, Object
+from jobs.output import footer, identity, ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import JOB, REJECTS, ROWS, SUCCESS
+from jobs.output.ledger import Ledger, Object
 from jobs.storage import Storage
-from jobs.storage.paths import JOB, REJECTS, ROWS, SUCCESS, absolute, join_path
+from jobs.storage.paths import absolute, join_path
 
 _THREADS = 8  # objects read at once: requests wait for each other otherwise
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedOutput:
     """The rows of an output in the order of its objects' names, and of the rows in each.
 
     `objects` are those of rows/ that hold any; `schema` is theirs, with the footer's metadata.
@@ -37,7 +39,7 @@ class Finished:
     rejects: dict[str, int]
 
     @classmethod
-    def open(cls, output: str) -> "Finished":
+    def open(cls, output: str) -> "FinishedOutput":
         """Raises OutputError for what is no output, is not finished, or has no rows."""
         storage, config = load_job(output)
         output = config.output.path
@@ -78,7 +80,7 @@ class Finished:
     def key_column(self) -> str | None:
         """What the source called the key; None where nothing says so."""
         stored = (self.schema.metadata or {}).get(schema.PROVENANCE.encode())
-        said = provenance.decode(stored)[1].get(schema.KEY) if stored else None
+        said = footer.decode_provenance(stored)[1].get(schema.KEY) if stored else None
         named = self.config.source.key_column
         return said or (named if named != "auto" else None)
 

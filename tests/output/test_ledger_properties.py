@@ -6,8 +6,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.ledger import Ledger, Object, missing
-from jobs.provenance import Coverage, merge
+from jobs.output.ledger import Ledger, Object, missing
+from jobs.row_ranges import Coverage, merge
 from jobs.storage import Entry
 
 SHARDS = {"a": 7, "b": 1, "c": 0, "d": 12}

@@ -1,21 +1,13 @@
 """What a finished output holds and what it took: `_summary.json`, and the table at the end of a run."""
 
 import json
-import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs import __version__, schema
-from jobs.ledger import Ledger
-from jobs.meter import Snapshot
 from jobs.models import Spec
-from jobs.profile import profile
-from jobs.resources import Resources
-from jobs.storage.paths import REJECTS, ROWS
-
-_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
+from jobs.output.layout import REJECTS, ROWS
+from jobs.output.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -66,40 +58,3 @@ def summarise(
         fingerprint=fingerprint,
         run=run,
     )
-
-
-def describe_run(
-    *,
-    run: str,
-    rows: int,
-    seconds: float,
-    driver_seconds: float,
-    seen: Snapshot,
-    resources: Resources,
-    cluster: Mapping[str, float],
-) -> dict[str, Any]:
-    """What one run did, on what, and where its time went."""
-    return {
-        "id": run,
-        "rows": rows,
-        "seconds": round(seconds, 2),
-        "rows_per_second": round(rows / max(seconds, 1e-3), 2),
-        "driver_cpu_seconds": round(driver_seconds, 2),
-        **profile(seen, resources),
-        "resources": asdict(resources),
-        "ran_on": dict(seen.ran_on),
-        "images_at_once": dict(seen.parts),
-        "cluster": dict(cluster),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **_versions()},
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found

@@ -1,22 +1,15 @@
-"""Which input rows an object holds, as written in its Parquet footer: the ledger's only source.
+"""Row ranges of shards: which rows are accounted for, as half-open ranges (start, stop), and arithmetic on them."""
 
-For each shard: the row ranges that are accounted for, half open; how many of those rows were not selected, and so are
-in no object; the shard's number of rows if its end passed through here; how it is damaged, if its reader found that.
-"""
-
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs import schema
 
 Range = tuple[int, int]
-_ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def ranges_of(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None"
     return tuple(zip(firsts.tolist(), stops.tolist(), strict=True))
 
 
-def by_shard(table: pa.Table) -> dict[str, Coverage]:
+def coverage_by_shard(table: pa.Table) -> dict[str, Coverage]:
     """What these rows, by their address columns and what they answer for, make up of each shard."""
     rows = table.column(schema.ROW).to_numpy()
     since = table.column(schema.SINCE).to_numpy() if schema.SINCE in table.column_names else rows
@@ -86,9 +79,9 @@ def by_shard(table: pa.Table) -> dict[str, Coverage]:
     return found
 
 
-def covered(rows: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
+def coverage_with_ends(rows: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
     """What these rows, and these ends of shards, make up of each shard."""
-    found = by_shard(rows)
+    found = coverage_by_shard(rows)
     for end in ends.select([schema.SHARD, schema.SINCE, schema.ROW, schema.TOTAL, schema.MESSAGE]).to_pylist():
         since, stop = end[schema.SINCE], end[schema.ROW]
         ranges = ((since, stop),) if since < stop else ()
@@ -97,7 +90,7 @@ def covered(rows: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
     return found
 
 
-def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:
+def subtract(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:
     """The ranges less what is gone; both sorted and disjoint."""
     left: list[Range] = []
     for start, stop in ranges:
@@ -112,44 +105,9 @@ def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]
     return tuple(left)
 
 
-def seal(table: pa.Table, metadata: Mapping[Any, Any]) -> memoryview:
-    """The bytes of one Parquet object, with its footer."""
-    buffer = pa.BufferOutputStream()
-    table = table.replace_schema_metadata(metadata)
-    pq.write_table(table, buffer, row_group_size=_ROW_GROUP, **encoding(table.schema))
-    return memoryview(buffer.getvalue())
-
-
-def encoding(columns: pa.Schema) -> dict[str, Any]:
-    """How Parquet is written. Embeddings get no dictionary: it made them 4 % to 60 % bigger, and writing and reading
-    them took twice as long.
-    """
-    repeating = [field for field in columns if not pa.types.is_fixed_size_list(field.type)]
-    lists = [f"{field.name}.list.element" for field in repeating if pa.types.is_list(field.type)]
-    return {"compression": "zstd", "use_dictionary": [*lists, *(field.name for field in repeating)]}
-
-
 def outside(rows: "np.ndarray[Any, Any]", ranges: Iterable[Range]) -> "np.ndarray[Any, Any]":
     """bool, same shape: which of these rows are in none of the ranges."""
     keep = np.ones(rows.shape, bool)
     for start, stop in ranges:
         keep &= (rows < start) | (rows >= stop)
     return keep
-
-
-def encode(shards: dict[str, Coverage], **about: str) -> bytes:
-    body = {
-        name: {"ranges": c.ranges, "total": c.total, "damage": c.damage, "unselected": c.unselected}
-        for name, c in shards.items()
-    }
-    return json.dumps({**about, "shards": body}, separators=(",", ":")).encode()
-
-
-def decode(data: bytes) -> tuple[dict[str, Coverage], dict[str, str]]:
-    """The coverage by shard, and what else was said about the object."""
-    body = json.loads(data)
-    shards = {
-        name: Coverage(tuple((a, b) for a, b in c["ranges"]), c["total"], c["damage"], c.get("unselected", 0))
-        for name, c in body.pop("shards").items()
-    }
-    return shards, body

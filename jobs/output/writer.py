@@ -4,23 +4,20 @@ The name follows from the run and the write task's number, so a task that Ray re
 """
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data.block import Block, BlockAccessor
-from ray.data.datasource import Datasink
 
-from jobs import images, provenance, schema
-from jobs.errors import Stage
-from jobs.meter import Reporter
+from jobs import row_ranges, schema
 from jobs.models import Spec
+from jobs.output import footer, images
+from jobs.output.layout import IMAGES, REJECTS, ROWS
 from jobs.storage import Storage
-from jobs.storage.paths import IMAGES, REJECTS, ROWS, join_path
+from jobs.storage.paths import join_path
 
 _NAMES = 64 << 10  # letters of zero-shot label names in one footer: a run that goes on reads every footer
 
@@ -59,10 +56,10 @@ class Writer:
         annotated = _sorted(annotated.select([name for name in annotated.column_names if name != schema.IMAGE]))
         table = self._results(annotated) if folder == ROWS else self._rejects(annotated)
         reasons = json.dumps(_tally(annotated.column(schema.REASON)))
-        about = provenance.encode(provenance.covered(annotated, ends), **self.about, reasons=reasons)
+        about = footer.encode_provenance(row_ranges.coverage_with_ends(annotated, ends), **self.about, reasons=reasons)
         metadata = {schema.PROVENANCE: about, schema.MODELS: json.dumps({spec.kind: spec.about for spec in self.specs})}
         metadata |= _names(self.specs, set(table.column_names))
-        self.storage.put(join_path(self.path, folder, name), provenance.seal(table, metadata))
+        self.storage.put(join_path(self.path, folder, name), footer.parquet_bytes(table, metadata))
 
     def _results(self, annotated: pa.Table) -> pa.Table:
         return annotated.select(schema.rows(self.annotated).names)
@@ -71,30 +68,6 @@ class Writer:
         wanted = schema.rejects(self.annotated)
         own = [schema.SHARD, schema.ROW, schema.KEY, schema.STAGE, schema.REASON, schema.MESSAGE]
         return annotated.select(own).rename_columns(wanted.names).cast(wanted)
-
-
-class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
-    """The writer as Ray Data wants it."""
-
-    def __init__(self, writer: Writer, rows_per_file: int, report: Reporter) -> None:
-        self._writer, self._rows, self._report = writer, rows_per_file, report
-
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
-        since = time.perf_counter()
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        tables = [table for table in tables if table.num_rows]
-        if not tables:
-            return
-        table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
-        self._writer.write(table, f"part-{self._writer.about['run']}-{ctx.task_idx:06d}.parquet")
-        self._report.timed(Stage.SINK.value, since, table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0))
-
-    def get_name(self) -> str:
-        return Stage.SINK.value
-
-    @property
-    def min_rows_per_write(self) -> int:
-        return self._rows
 
 
 def _sorted(annotated: pa.Table) -> pa.Table:

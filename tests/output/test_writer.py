@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import provenance, schema
+from jobs import schema
 from jobs.canvas import Canvas, Scale
 from jobs.meter import Meter, Reporter
 from jobs.models import Spec
 from jobs.models.weights import Weights
-from jobs.provenance import Coverage
-from jobs.sink import ParquetSink, Writer
+from jobs.output import footer
+from jobs.output.writer import Writer
+from jobs.pipeline.write import ParquetSink
+from jobs.row_ranges import Coverage
 from jobs.storage import Storage
 
 SPEC = Spec(
@@ -56,8 +58,8 @@ def batch(*rows: list[dict[str, object]]) -> pa.Table:
     return pa.Table.from_pylist([row for some in rows for row in some], schema=ANNOTATED)
 
 
-def footer(path: Path) -> tuple[dict[str, Coverage], dict[str, str]]:
-    return provenance.decode(pq.read_metadata(path).metadata[b"coyo_jobs.provenance"])
+def provenance_of(path: Path) -> tuple[dict[str, Coverage], dict[str, str]]:
+    return footer.decode_provenance(pq.read_metadata(path).metadata[b"coyo_jobs.provenance"])
 
 
 def test_rows_and_rejects_part_ways(tmp_path: Path) -> None:
@@ -77,11 +79,11 @@ def test_rows_and_rejects_part_ways(tmp_path: Path) -> None:
 def test_footers_list_the_ranges_and_one_of_them_the_ends(tmp_path: Path) -> None:
     table = batch(good("a", 0, 1, 2, 7), good("b", 5), bad("a", 3, 4), end("a", 8, "cut"))
     writer(tmp_path).write(table, "p.parquet")
-    shards, about = footer(tmp_path / "rows" / "p.parquet")
+    shards, about = provenance_of(tmp_path / "rows" / "p.parquet")
     assert shards == {"a": Coverage(((0, 3), (7, 8)), 8, "cut"), "b": Coverage(((5, 6),))}
     assert about["run"] == "r1"
     assert json.loads(about["reasons"]) == {}
-    shards, about = footer(tmp_path / "rejects" / "p.parquet")
+    shards, about = provenance_of(tmp_path / "rejects" / "p.parquet")
     assert shards == {"a": Coverage(((3, 5),))}
     assert json.loads(about["reasons"]) == {"truncated": 2}
 
@@ -91,7 +93,7 @@ def test_rows_answer_for_the_unselected_ones_before_them(tmp_path: Path) -> None
     passed = [{"shard": "a", "row": 6, "_since": 4, "_end": True}]
     closed = [end("a", 12)[0] | {"_since": 10}]
     writer(tmp_path).write(batch(rows, passed, closed), "p.parquet")
-    (part,) = footer(tmp_path / "rows" / "p.parquet")[0].values()
+    (part,) = provenance_of(tmp_path / "rows" / "p.parquet")[0].values()
     assert part == Coverage(((0, 12),), 12, unselected=9)
     assert (part.complete, part.count) == (True, 3)
 
@@ -136,7 +138,7 @@ def test_a_batch_of_nothing_but_ends_leaves_its_proof(tmp_path: Path) -> None:
     """The end of a shard that travels alone, or of an empty shard, would be lost: the job could never finish."""
     writer(tmp_path).write(batch(end("a", 40), end("empty", 0)), "p.parquet")
     (path,) = tmp_path.rglob("*.parquet")
-    assert footer(path)[0] == {"a": Coverage((), 40), "empty": Coverage((), 0)}
+    assert provenance_of(path)[0] == {"a": Coverage((), 40), "empty": Coverage((), 0)}
     assert pq.read_metadata(path).num_rows == 0
 
 
@@ -147,7 +149,7 @@ def test_an_empty_object_has_the_schema_of_its_folder(tmp_path: Path, folder: st
     empty = pq.read_table(tmp_path / folder / "empty.parquet")
     assert empty.num_rows == 0
     assert empty.schema.equals(pq.read_schema(tmp_path / folder / "p.parquet"))
-    assert footer(tmp_path / folder / "empty.parquet")[0] == {}
+    assert provenance_of(tmp_path / folder / "empty.parquet")[0] == {}
 
 
 def test_rows_are_stored_in_the_order_of_their_shard(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.provenance import Coverage, Range, decode, encode, merge, outside, ranges_of, seal
+from jobs.output.footer import decode_provenance, encode_provenance, parquet_bytes
+from jobs.row_ranges import Coverage, Range, merge, outside, ranges_of
 
 SEEDS = range(50)
 
@@ -104,13 +105,16 @@ def test_a_footer_gives_back_what_was_written(seed: int) -> None:
         )
         for n in range(r.randrange(4))
     }
-    assert decode(encode(shards, job="j", reasons="{}")) == (shards, {"job": "j", "reasons": "{}"})
+    assert decode_provenance(encode_provenance(shards, job="j", reasons="{}")) == (
+        shards,
+        {"job": "j", "reasons": "{}"},
+    )
 
 
 def test_vectors_are_stored_without_dictionaries_and_what_repeats_with_them() -> None:
     """Half the time of a write went into dictionaries of 16-bit floats, which made the object bigger."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(8, dtype=np.float16)), 2)
     table = pa.table({"shard": ["a"] * 4, "labels": [[1, 2]] * 4, "image_embedding": vectors})
-    stored = pq.read_metadata(pa.BufferReader(seal(table, {}))).row_group(0)
+    stored = pq.read_metadata(pa.BufferReader(parquet_bytes(table, {}))).row_group(0)
     columns = [stored.column(index) for index in range(stored.num_columns)]
     assert [column.has_dictionary_page for column in columns] == [True, True, False]

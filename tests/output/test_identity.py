@@ -9,13 +9,13 @@ import pytest
 import s3fs
 import yaml
 
-from jobs import identity
 from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.models import Spec
+from jobs.models.proofs import describe_models
+from jobs.output import identity
 from jobs.progress import before, publish
 from jobs.recipe import load_recipe
-from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.status import status
 from jobs.storage import Storage
@@ -32,7 +32,7 @@ def specs() -> tuple[Spec, ...]:
 def pin(config: JobConfig, specs: tuple[Spec, ...]) -> JobConfig:
     """As a run over Parquet shards does."""
     decided = {"format": "parquet", "path": STORAGE.pinned(str(config.source.path))}
-    return identity.pin(config, config.source.model_copy(update=decided), specs)
+    return identity.pin_config(config, config.source.model_copy(update=decided), specs)
 
 
 def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
@@ -49,7 +49,7 @@ def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
 def pinned(specs: tuple[Spec, ...], tmp_path: Path) -> JobConfig:
     """A job that has claimed its output."""
     config = pin(demo_job("/data/coyo", tmp_path / "out"), specs)
-    identity.claim(STORAGE, config)
+    identity.claim_output(STORAGE, config)
     return config
 
 
@@ -64,7 +64,7 @@ def test_the_pinned_recipe_is_a_recipe_with_nothing_left_open(pinned: JobConfig,
     assert loaded.models.vit.revision != loaded.models.align.revision
     again = pin(loaded, describe_models(loaded, STORAGE))
     assert identity.fingerprint(again) == identity.fingerprint(pinned)
-    identity.claim(STORAGE, again)
+    identity.claim_output(STORAGE, again)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_another_job_is_refused_with_the_difference(pinned: JobConfig, path: str
     other = changed(pinned, path, value)
     assert identity.fingerprint(other) != identity.fingerprint(pinned)
     with pytest.raises(OutputError, match=f"belongs to a different job: .*{shown}") as caught:
-        identity.claim(STORAGE, other)
+        identity.claim_output(STORAGE, other)
     assert "output folder of its own" in caught.value.hint
 
 
@@ -95,13 +95,13 @@ def test_other_weights_under_the_same_name_are_refused(pinned: JobConfig, specs:
     newer = (replace(vit, weights=replace(vit.weights, revision="sha256:new")), align)
     unpinned = changed(pinned, "models.vit.revision", None)
     with pytest.raises(OutputError, match=r"models\.vit\.revision was 'sha256:.*', now 'sha256:new'"):
-        identity.claim(STORAGE, pin(unpinned, newer))
+        identity.claim_output(STORAGE, pin(unpinned, newer))
 
 
 def test_every_difference_is_shown_at_once(pinned: JobConfig) -> None:
     other = changed(changed(pinned, "models.vit.top_k", 3), "decode.alpha", "drop")
     with pytest.raises(OutputError, match=r"decode\.alpha was .*; models\.vit\.top_k was"):
-        identity.claim(STORAGE, other)
+        identity.claim_output(STORAGE, other)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_every_difference_is_shown_at_once(pinned: JobConfig) -> None:
 def test_where_and_how_fast_a_job_runs_may_change(pinned: JobConfig, path: str, value: Any) -> None:
     """A run that started on a laptop goes on where the GPUs are."""
     other = changed(pinned, path, value)
-    identity.claim(STORAGE, other)
+    identity.claim_output(STORAGE, other)
     assert identity.fingerprint(other) == identity.fingerprint(pinned)
 
 
 def test_an_output_may_be_moved(pinned: JobConfig, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
-    identity.claim(STORAGE, changed(pinned, "output.path", str(tmp_path / "moved")))
+    identity.claim_output(STORAGE, changed(pinned, "output.path", str(tmp_path / "moved")))
 
 
 def test_an_output_is_found_by_its_recipe_in_a_store_that_nothing_else_names(
@@ -135,7 +135,7 @@ def test_an_output_is_found_by_its_recipe_in_a_store_that_nothing_else_names(
     recipe = tmp_path / "job.yaml"
     recipe.write_text(there.to_yaml())
     storage = Storage(there.storage)
-    identity.claim(storage, changed(there, "storage.endpoint_url", None))  # as it was reached in an earlier run
+    identity.claim_output(storage, changed(there, "storage.endpoint_url", None))  # as it was reached in an earlier run
     assert identity.load_job(str(recipe)) == (storage, there)
     publish(storage, there.output.path, "", before("first", "GPUs", 1.0))
     said, well = status(str(recipe), as_json=False)
@@ -146,7 +146,7 @@ def test_a_folder_with_somebodys_rows_is_not_taken_over(specs: tuple[Spec, ...],
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "theirs.parquet").write_bytes(b"PAR1")
     with pytest.raises(OutputError, match=r"has rows/ but no _job\.yaml"):
-        identity.claim(STORAGE, pin(demo_job("/data/coyo", tmp_path), specs))
+        identity.claim_output(STORAGE, pin(demo_job("/data/coyo", tmp_path), specs))
     assert not (tmp_path / "_job.yaml").exists()
 
 
@@ -155,14 +155,14 @@ def test_a_job_file_that_cannot_be_understood_is_refused(pinned: JobConfig, text
     path = Path(pinned.output.path) / "_job.yaml"
     path.write_text(text)
     with pytest.raises(OutputError, match=r"_job\.yaml: cannot be read by this version"):
-        identity.claim(STORAGE, pinned)
+        identity.claim_output(STORAGE, pinned)
     assert path.read_text() == text
 
 
 def test_claiming_twice_changes_nothing(pinned: JobConfig) -> None:
     path = Path(pinned.output.path) / "_job.yaml"
     before = path.stat().st_mtime_ns
-    identity.claim(STORAGE, pinned)
+    identity.claim_output(STORAGE, pinned)
     assert path.stat().st_mtime_ns == before
     assert yaml.safe_load(path.read_text())["models"]["vit"]["top_k"] == 5
 
@@ -205,8 +205,8 @@ def test_labels_from_a_file_are_pinned_themselves(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("\n".join(LABELS))
     config = with_labels("/data/coyo", tmp_path / "out", {"labels": str(file)})
-    identity.claim(STORAGE, zero_shot(config))
-    identity.claim(STORAGE, zero_shot(config))  # the same file: the same job
+    identity.claim_output(STORAGE, zero_shot(config))
+    identity.claim_output(STORAGE, zero_shot(config))  # the same file: the same job
     file.unlink()
     loaded = load_recipe(tmp_path / "out" / "_job.yaml")
     assert loaded.models.align is not None
@@ -238,8 +238,8 @@ def test_another_list_of_labels_is_another_job(
     file = tmp_path / "labels.txt"
     file.write_text("\n".join(LABELS))
     config = with_labels("/data/coyo", tmp_path / "out", {"labels": str(file)})
-    identity.claim(STORAGE, zero_shot(config))
+    identity.claim_output(STORAGE, zero_shot(config))
     file.write_text("\n".join(change(LABELS)))
     with pytest.raises(OutputError, match=f"zero_shot.labels {shown}") as caught:
-        identity.claim(STORAGE, zero_shot(config))
+        identity.claim_output(STORAGE, zero_shot(config))
     assert len(caught.value.message) < 400

@@ -10,11 +10,13 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import provenance, schema
+from jobs import schema
 from jobs.errors import OutputError
-from jobs.provenance import Coverage
+from jobs.output import footer
+from jobs.output.layout import FOLDERS
+from jobs.row_ranges import Coverage
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import FOLDERS, join_path
+from jobs.storage.paths import join_path
 
 _THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
 
@@ -103,15 +105,15 @@ def read(storage: Storage, path: str) -> Ledger:
 
 def _object(storage: Storage, folder: str, entry: Entry) -> Object:
     try:
-        footer = pq.read_metadata(storage.open(entry))
+        parquet = pq.read_metadata(storage.open(entry))
     except (OSError, pa.ArrowException) as exc:
         hint = "delete it and run again: only its rows are computed again"
         raise OutputError(f"{entry.path}: not a whole Parquet object ({exc})", hint) from exc
-    metadata = footer.metadata or {}
+    metadata = parquet.metadata or {}
     if schema.PROVENANCE.encode() not in metadata:
         raise OutputError(f"{entry.path}: not written by coyo-jobs", "give the job an output folder of its own")
-    shards, about = provenance.decode(metadata[schema.PROVENANCE.encode()])
-    return Object(entry, folder, about["run"], about["job"], footer.num_rows, shards, json.loads(about["reasons"]))
+    shards, about = footer.decode_provenance(metadata[schema.PROVENANCE.encode()])
+    return Object(entry, folder, about["run"], about["job"], parquet.num_rows, shards, json.loads(about["reasons"]))
 
 
 def _meet(one: Coverage, other: Coverage) -> bool:

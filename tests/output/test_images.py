@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import images, schema
+from jobs import schema
 from jobs.config import JobConfig
+from jobs.output import images
 from jobs.run import run
 from jobs.verify import verify
 from tests.conftest import demo_job

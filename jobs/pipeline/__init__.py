@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from jobs import provenance, schema
+from jobs import row_ranges, schema
 from jobs.canvas import Canvas
 from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig
@@ -178,7 +178,9 @@ def _counted(table: pa.Table, stage: Stage | None) -> tuple[int, Shares]:
     rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))
     if stage is not None:
         rejects = rejects.filter(pc.equal(rejects.column(schema.STAGE), stage.value))
-    shares = {name: (part, Counter[str]()) for name, part in provenance.covered(rows, fate.filter(ends)).items()}
+    shares = {
+        name: (part, Counter[str]()) for name, part in row_ranges.coverage_with_ends(rows, fate.filter(ends)).items()
+    }
     for name, reason in zip(*(rejects.column(name).to_pylist() for name in (schema.SHARD, schema.REASON)), strict=True):
         shares[name][1][reason] += 1
     return rows.num_rows, shares

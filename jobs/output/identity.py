@@ -17,18 +17,19 @@ from jobs.config import JobConfig, SourceConfig
 from jobs.config.explain import shown
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
+from jobs.output.layout import JOB, ROWS
 from jobs.recipe import load_recipe
 from jobs.storage import Storage
-from jobs.storage.paths import JOB, ROWS, absolute, join_path, listed_by
+from jobs.storage.paths import absolute, join_path, listed_by
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast: labels may be tens of thousands
 _LONG = 20  # entries of a list that an error shows whole
 _FREE = {"fetch": ..., "compute": ..., "limits": ..., "storage": ..., "output": {"path", "rows_per_file"}}
 
 
-def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> JobConfig:
+def pin_config(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> JobConfig:
     """The recipe with its source decided and each model's revision pinned: a hub commit, or a digest of its files."""
-    tree = whole(config).model_dump() | {"source": source.model_dump()}
+    tree = with_absolute_paths(config).model_dump() | {"source": source.model_dump()}
     for spec in specs:
         tree["models"][spec.kind]["revision"] = spec.weights.revision
         if zero_shot := tree["models"][spec.kind].get("zero_shot"):
@@ -36,7 +37,7 @@ def pin(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...]) -> Job
     return JobConfig.of(tree)
 
 
-def whole(config: JobConfig) -> JobConfig:
+def with_absolute_paths(config: JobConfig) -> JobConfig:
     """With local paths from the root, so that it means the same from another folder."""
     tree = config.model_dump()
     path = config.source.path
@@ -54,7 +55,7 @@ def fingerprint(pinned: JobConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def claim(storage: Storage, pinned: JobConfig) -> None:
+def claim_output(storage: Storage, pinned: JobConfig) -> None:
     """Make the output this job's, or prove that it is. Raises OutputError with the difference."""
     path = join_path(pinned.output.path, JOB)
     if _unclaimed(storage, pinned.output.path):
@@ -63,11 +64,11 @@ def claim(storage: Storage, pinned: JobConfig) -> None:
         _refuse_another(pinned.output.path, _identity(_read(storage, path)), _identity(pinned))
 
 
-def foresee(storage: Storage, config: JobConfig, source: SourceConfig) -> None:
-    """What `claim` would refuse, as far as it shows before any model is looked at: all but revisions."""
+def check_output_matches(storage: Storage, config: JobConfig, source: SourceConfig) -> None:
+    """What `claim_output` would refuse, as far as it shows before any model is looked at: all but revisions."""
     if _unclaimed(storage, config.output.path):
         return
-    theirs, ours = _read(storage, join_path(config.output.path, JOB)), pin(config, source, ())
+    theirs, ours = _read(storage, join_path(config.output.path, JOB)), pin_config(config, source, ())
     _refuse_another(config.output.path, _identity(_unpinned(theirs)), _identity(_unpinned(ours)))
 
 

@@ -7,18 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ledger
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import OutputError
-from jobs.ledger import Ledger, missing
-from jobs.provenance import Coverage
+from jobs.output import ledger
+from jobs.output.ledger import Ledger, missing
+from jobs.row_ranges import Coverage
 from jobs.run import run
 from jobs.storage import Storage
 from jobs.verify import verify
+from tests.output.test_writer import bad, batch, end, good, writer
 from tests.test_run import addresses, objects, small_job
 from tests.test_run import read as table
-from tests.test_sink import bad, batch, end, good, writer
 
 WIDER = {pa.int32(): pa.int64()}
 
