@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import HOME
 from jobs import schema
-from jobs.canvas import Canvas, Scale
 from jobs.config import JobConfig
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Spec
 from jobs.models.weights import Weights
 from jobs.output import identity

@@ -99,8 +99,8 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
 
 def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     from jobs.annotate import Annotator, How
+    from jobs.images.render import paint_rows, render
     from jobs.models.proofs import describe_models
-    from jobs.render import paint_rows, render
     from jobs.sources import Unit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage

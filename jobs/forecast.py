@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 
 from cluster.nodes import Node
 from jobs import schema
-from jobs.canvas import Pixels
 from jobs.config import FetchConfig, JobConfig
 from jobs.errors import SourceError
+from jobs.images.canvas import Pixels
+from jobs.images.render import paint_rows, render
 from jobs.models import Spec
 from jobs.models.proofs import describe_models
 from jobs.output import footer, ledger
 from jobs.plan import plan
 from jobs.progress import clock
-from jobs.render import paint_rows, render
 from jobs.resources import Resources, decide
 from jobs.row_ranges import coverage_by_shard
 from jobs.sources import Shard, Source, Unit, parquet

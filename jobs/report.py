@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from jobs import schema
-from jobs.decode import decode
 from jobs.errors import OutputError, Reject
+from jobs.images.decode import decode
 from jobs.lookup import Address, fetch
 from jobs.output import ledger
 from jobs.output.identity import load_job

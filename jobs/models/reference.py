@@ -12,8 +12,8 @@ import torch
 
 from jobs import schema
 from jobs.config import AlignConfig, JobConfig, VitConfig, ZeroShotConfig
-from jobs.decode import decode
 from jobs.errors import Reject
+from jobs.images.decode import decode
 from jobs.lookup import fetch
 from jobs.models import loading
 from jobs.models.texts import longest

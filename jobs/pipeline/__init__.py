@@ -18,14 +18,14 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from jobs import row_ranges, schema
-from jobs.canvas import Canvas
-from jobs.careful import Child, deadline
 from jobs.config import ComputeConfig, JobConfig
 from jobs.errors import Stage
+from jobs.images.canvas import Canvas
+from jobs.images.isolated import SubprocessDecoder, deadline
+from jobs.images.render import Render, paint_rows, render
 from jobs.meter import Block, Laps, Reporter, Shares, Stopping
 from jobs.models import Spec
 from jobs.plan import Task
-from jobs.render import Render, paint_rows, render
 from jobs.resources import WRITE_CPUS, Resources
 from jobs.sources import Layout
 from jobs.sources.datasource import Reader, ShardDatasource
@@ -112,11 +112,11 @@ class Decoder:
         how = self.report.ask("begin", block)
         if how == "stop":
             return self._painted(raw.slice(0, 0), None)
-        decoded = self._carefully(raw) if how == "carefully" else self._quickly(raw)
+        decoded = self._isolated(raw) if how == "carefully" else self._in_process(raw)
         self.report.timed(Stage.DECODE.value, since, *_counted(decoded, None), block=block)
         return decoded
 
-    def _quickly(self, raw: pa.Table) -> pa.Table:
+    def _in_process(self, raw: pa.Table) -> pa.Table:
         with deadline(self.config.limits.decode_seconds) as watch:
 
             def by(data: bytes) -> Any:
@@ -125,8 +125,8 @@ class Decoder:
 
             return self._painted(raw, by)
 
-    def _carefully(self, raw: pa.Table) -> pa.Table:
-        child = Child(self.config.decode, self.canvases, self.config.limits.decode_seconds)
+    def _isolated(self, raw: pa.Table) -> pa.Table:
+        child = SubprocessDecoder(self.config.decode, self.canvases, self.config.limits.decode_seconds)
         try:
             return self._painted(raw, child)
         finally:

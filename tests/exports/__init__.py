@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import schema
-from jobs.canvas import Canvas, Scale
 from jobs.config import JobConfig
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Spec
 from jobs.models.weights import Weights
 from jobs.output import identity

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import schema
-from jobs.canvas import Canvas, Scale
+from jobs.images.canvas import Canvas, Scale
 from jobs.meter import Meter, Reporter
 from jobs.models import Spec
 from jobs.models.weights import Weights

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from benchmarks import corpus
-from jobs.canvas import Canvas
 from jobs.config import DecodeConfig
-from jobs.decode import decode
 from jobs.errors import Reject
-from jobs.render import render
+from jobs.images.canvas import Canvas
+from jobs.images.decode import decode
+from jobs.images.render import render
 
 SQUASH, CROP = Canvas(squash=(384, 384)), Canvas(squash=(346, 346), crop=(289, 289))
 EDGE, CUBIC = Canvas(shortest_edge=96, crop=(80, 80)), Canvas(squash=(120, 90), resample=Image.Resampling.BICUBIC)

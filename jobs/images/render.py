@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import schema
-from jobs.canvas import Canvas, Pixels, paint
 from jobs.config import DecodeConfig
-from jobs.decode import Picture, decode
 from jobs.errors import Reason, Reject, Stage
+from jobs.images.canvas import Canvas, Pixels, paint
+from jobs.images.decode import Picture, decode
 
 Render = Callable[[bytes], list[Pixels]]
 
@@ -35,9 +35,9 @@ def _paint(picture: Picture, canvas: Canvas, config: DecodeConfig, fast: bool) -
         says = f"{picture.size[1]}x{picture.size[0]} pixels would be resized to {size[1]}x{size[0]}"
         raise Reject(Reason.TOO_LARGE, f"{says}, more than decode.max_pixels {config.max_pixels}")
     if fast:
-        from jobs import fast as by_torch
+        from jobs.images import torch_resize
 
-        return by_torch.paint(picture.array, canvas, size)
+        return torch_resize.paint(picture.array, canvas, size)
     return paint(picture.image, canvas)
 
 

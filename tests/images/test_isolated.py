@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.canvas import Canvas
-from jobs.careful import TRIES, Child
 from jobs.config import DecodeConfig
 from jobs.errors import ClusterError, Reason, Reject
-from jobs.render import render
+from jobs.images.canvas import Canvas
+from jobs.images.isolated import TRIES, SubprocessDecoder
+from jobs.images.render import render
 
 CANVASES = (Canvas(squash=(8, 8)), Canvas(shortest_edge=20, crop=(16, 12)))
 POISON = """
@@ -51,8 +51,8 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def child() -> Iterator[Child]:
-    with closing(Child(DecodeConfig(), CANVASES, 30.0)) as made:
+def child() -> Iterator[SubprocessDecoder]:
+    with closing(SubprocessDecoder(DecodeConfig(), CANVASES, 30.0)) as made:
         yield made
 
 
@@ -65,36 +65,36 @@ def encoded(image: Image.Image, format: str = "PNG") -> bytes:
 PHOTO = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), "RGB"))
 
 
-def same(child: Child, data: bytes = PHOTO, config: DecodeConfig = DecodeConfig()) -> bool:  # noqa: B008 - frozen
+def same(child: SubprocessDecoder, data: bytes = PHOTO, config: DecodeConfig = DecodeConfig()) -> bool:  # noqa: B008 - frozen
     ours, expected = child(data), render(data, config, CANVASES)
     return len(ours) == len(expected) and all(map(np.array_equal, ours, expected))
 
 
-def refused(child: Child, data: bytes) -> Reject:
+def refused(child: SubprocessDecoder, data: bytes) -> Reject:
     with pytest.raises(Reject) as caught:
         child(data)
     return caught.value
 
 
-def pid_of(child: Child) -> int:
+def pid_of(child: SubprocessDecoder) -> int:
     assert child._process is not None
     return child._process.pid
 
 
-def test_pixels_are_those_of_render(child: Child) -> None:
+def test_pixels_are_those_of_render(child: SubprocessDecoder) -> None:
     for format in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):
         assert same(child, encoded(Image.open(io.BytesIO(PHOTO)), format)), format
 
 
 def test_the_options_of_decode_hold_in_the_child() -> None:
     config = DecodeConfig(alpha="drop", max_pixels=1000)
-    with closing(Child(config, CANVASES, 30.0)) as child:
+    with closing(SubprocessDecoder(config, CANVASES, 30.0)) as child:
         assert refused(child, PHOTO).reason == Reason.TOO_LARGE
         assert same(child, encoded(Image.new("RGBA", (10, 20), (200, 0, 0, 0))), config)
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", PHOTO[:-99]])
-def test_a_reject_passes_through_and_the_next_image_is_decoded(child: Child, data: bytes) -> None:
+def test_a_reject_passes_through_and_the_next_image_is_decoded(child: SubprocessDecoder, data: bytes) -> None:
     with pytest.raises(Reject) as expected:
         render(data, DecodeConfig(), CANVASES)
     assert refused(child, data).args == expected.value.args
@@ -103,7 +103,7 @@ def test_a_reject_passes_through_and_the_next_image_is_decoded(child: Child, dat
 
 def test_a_picture_that_takes_too_long_is_a_timeout_and_the_next_image_is_decoded() -> None:
     slow = encoded(Image.new("1", (12_000, 12_000)))
-    with closing(Child(DecodeConfig(), CANVASES, 0.2)) as child:
+    with closing(SubprocessDecoder(DecodeConfig(), CANVASES, 0.2)) as child:
         reject = refused(child, slow)
         assert reject.reason == Reason.DECODE_TIMEOUT
         assert "0.2 s" in reject.message
@@ -112,7 +112,7 @@ def test_a_picture_that_takes_too_long_is_a_timeout_and_the_next_image_is_decode
 
 @pytest.mark.parametrize("kind", ["hang", "loop"])
 def test_a_decoder_that_hangs_is_a_timeout_tried_once(poison: Path, kind: str) -> None:
-    with closing(Child(DecodeConfig(), CANVASES, 0.5)) as child:
+    with closing(SubprocessDecoder(DecodeConfig(), CANVASES, 0.5)) as child:
         began = time.monotonic()
         assert refused(child, kind.encode()).reason == Reason.DECODE_TIMEOUT
         assert time.monotonic() - began < 15
@@ -121,7 +121,9 @@ def test_a_decoder_that_hangs_is_a_timeout_tried_once(poison: Path, kind: str) -
 
 
 @pytest.mark.parametrize(("kind", "how"), [("segv", "signal SIGSEGV"), ("exits", "exit code 7")])
-def test_a_decoder_that_dies_is_a_reject_that_says_how(poison: Path, child: Child, kind: str, how: str) -> None:
+def test_a_decoder_that_dies_is_a_reject_that_says_how(
+    poison: Path, child: SubprocessDecoder, kind: str, how: str
+) -> None:
     reject = refused(child, kind.encode())
     assert reject.reason == Reason.DECODE_CRASHED
     assert reject.message == f"the decoder died {TRIES} times ({how})"
@@ -129,7 +131,7 @@ def test_a_decoder_that_dies_is_a_reject_that_says_how(poison: Path, child: Chil
     assert same(child)
 
 
-def test_what_a_c_library_prints_is_no_answer(poison: Path, child: Child) -> None:
+def test_what_a_c_library_prints_is_no_answer(poison: Path, child: SubprocessDecoder) -> None:
     assert [canvas.shape for canvas in child(b"prints")] == [(8, 8, 3), (16, 12, 3)]
     assert same(child)
 
@@ -137,11 +139,13 @@ def test_what_a_c_library_prints_is_no_answer(poison: Path, child: Child) -> Non
 def test_what_needs_more_memory_than_the_largest_picture_is_too_large() -> None:
     """Resized it would take 10 GB. Nothing is touched: the kernel refuses the address space."""
     huge = (Canvas(squash=(50_000, 50_000)),)
-    with closing(Child(DecodeConfig(max_pixels=2000), huge, 30.0)) as child:
+    with closing(SubprocessDecoder(DecodeConfig(max_pixels=2000), huge, 30.0)) as child:
         assert refused(child, PHOTO).reason == Reason.TOO_LARGE
 
 
-def test_a_huge_picture_within_a_smaller_limit_is_too_large_and_the_next_image_is_decoded(child: Child) -> None:
+def test_a_huge_picture_within_a_smaller_limit_is_too_large_and_the_next_image_is_decoded(
+    child: SubprocessDecoder,
+) -> None:
     assert same(child)
     pid = pid_of(child)
     used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -152,7 +156,7 @@ def test_a_huge_picture_within_a_smaller_limit_is_too_large_and_the_next_image_i
     assert same(child)
 
 
-def test_a_child_that_was_killed_while_it_waited_costs_no_image(child: Child) -> None:
+def test_a_child_that_was_killed_while_it_waited_costs_no_image(child: SubprocessDecoder) -> None:
     """The kernel's choice when memory is short."""
     assert same(child)
     pid = pid_of(child)
@@ -165,12 +169,15 @@ def test_a_child_that_cannot_start_is_no_reject(tmp_path: Path, monkeypatch: pyt
     """Else every image of the block would be a crash."""
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with closing(Child(DecodeConfig(), CANVASES, 30.0)) as child, pytest.raises(ClusterError, match="exit code 3"):
+    with (
+        closing(SubprocessDecoder(DecodeConfig(), CANVASES, 30.0)) as child,
+        pytest.raises(ClusterError, match="exit code 3"),
+    ):
         child(PHOTO)
 
 
 def ran(*lines: str) -> "subprocess.CompletedProcess[str]":
-    code = "\n".join(["import ctypes, time", "from jobs.careful import Child, deadline", *lines])
+    code = "\n".join(["import ctypes, time", "from jobs.images.isolated import SubprocessDecoder, deadline", *lines])
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path.cwd())
 
 
@@ -202,7 +209,7 @@ def test_a_child_whose_parent_is_gone_ends_also_in_the_middle_of_an_image(poison
     done = ran(
         "import os, threading",
         "from jobs.config import DecodeConfig",
-        "child = Child(DecodeConfig(), [], 3.0)",
+        "child = SubprocessDecoder(DecodeConfig(), [], 3.0)",
         "threading.Thread(target=child, args=[b'hang'], daemon=True).start()",
         f"while not os.path.exists({str(poison / 'hang')!r}): time.sleep(0.05)",
         "print(child._process.pid, flush=True)",

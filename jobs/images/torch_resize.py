@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs import canvas as exact
-from jobs.canvas import Canvas, Pixels, centre_crop
+from jobs.images import canvas as exact
+from jobs.images.canvas import Canvas, Pixels, centre_crop
 
 _MODES = {int(Image.Resampling.BILINEAR): "bilinear", int(Image.Resampling.BICUBIC): "bicubic"}
 

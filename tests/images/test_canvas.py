@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from jobs import schema
-from jobs.canvas import Canvas, paint
 from jobs.config import DecodeConfig
 from jobs.errors import CheckpointError, Reason, Stage
+from jobs.images.canvas import Canvas, paint
+from jobs.images.render import paint_rows
 from jobs.models import loading
 from jobs.models.vit import Scaler
-from jobs.render import paint_rows
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 ALIGN = {"do_center_crop": True, "resample": 2, "rescale_factor": 1 / 127.5, "rescale_offset": True,

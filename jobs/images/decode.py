@@ -17,9 +17,9 @@ import numpy as np
 import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageCms, UnidentifiedImageError
 
-from jobs.canvas import Pixels
 from jobs.config import DecodeConfig
 from jobs.errors import Reason, Reject
+from jobs.images.canvas import Pixels
 
 _OTHER_PROGRAMS = {"EPS", "WMF"}  # Ghostscript, and Windows' own renderer
 _ORIENTATION = 0x0112

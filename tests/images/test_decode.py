@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from jobs.config import DecodeConfig
-from jobs.decode import decode
 from jobs.errors import Reason, Reject
+from jobs.images.decode import decode
 
 Turn = Image.Transpose
 STORED = {  # how a camera stores an upright picture that it tags with this orientation

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from jobs import schema
-from jobs.canvas import paint
 from jobs.config import DecodeConfig
-from jobs.decode import decode
 from jobs.demo import WEIGHTS
 from jobs.errors import Reason, Reject
+from jobs.images.canvas import paint
+from jobs.images.decode import decode
 from jobs.models import loading
 from tests.models.checkpoints import column, load, spec
 

@@ -17,19 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from jobs.canvas import Canvas
 from jobs.config import DecodeConfig
 from jobs.errors import ClusterError, Reason, Reject
-from jobs.render import render
+from jobs.images.canvas import Canvas
+from jobs.images.render import render
 
 TRIES = 2  # a decoder may die for lack of memory at a bad moment
 _PIXEL = 32  # bytes of memory for each of decode.max_pixels: eight copies, as Pillow holds them
 _REST = 1 << 30  # bytes for what grows with something else
-_SERVE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jobs.careful import serve; serve()"
+_SERVE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jobs.images.isolated import serve; serve()"
 
 
-class Child:
-    """Renders like jobs.render.render, painting exactly, one image at a time, in a process of its own."""
+class SubprocessDecoder:
+    """Renders like jobs.images.render.render, painting exactly, one image at a time, in a process of its own."""
 
     def __init__(self, config: DecodeConfig, canvases: Sequence[Canvas], seconds: float) -> None:
         self._about, self._seconds = (config, tuple(canvases), seconds), seconds
