@@ -22,10 +22,10 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from benchmarks import HOME, checkpoints, corpus
 from benchmarks.throughput import job
-from jobs.annotate import pixels_of
 from jobs.config import JobConfig
 from jobs.meter import Reporter
 from jobs.models import Spec
+from jobs.models.annotator import pixels_of
 from jobs.pipeline import Decoder
 from jobs.plan import plan
 from jobs.sources.datasource import Reader, ShardDatasource

@@ -13,7 +13,7 @@ from cluster.nodes import Node
 from cluster.survey import Machine, survey
 from jobs.config import JobConfig
 from jobs.errors import JobError
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output.identity import check_output
 from jobs.resources import NotYet, decide
 from jobs.sources.discover import discover

@@ -19,7 +19,7 @@ from jobs.errors import SourceError
 from jobs.images.canvas import Pixels
 from jobs.images.render import paint_rows, render
 from jobs.models import Spec
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output import footer, ledger
 from jobs.plan import plan
 from jobs.progress import clock
@@ -101,7 +101,7 @@ def forecast(
 
     Raises JobError where a run would.
     """
-    from jobs.annotate import Annotator, How, gpus_here
+    from jobs.models.annotator import Annotator, ExecutionOptions, gpus_here
 
     storage = Storage(config.storage)
     source = discover(storage, config.source)
@@ -114,7 +114,7 @@ def forecast(
     trial = _tried(storage, source, rows, config.fetch)
     decoded, decode_seconds = _decoded(trial, config, specs)
     measured = config.compute.batch_size == "auto"
-    how = How(resources.device, config.compute.precision, batch=resources.batch_size, measured=measured)
+    how = ExecutionOptions(resources.device, config.compute.precision, batch=resources.batch_size, measured=measured)
     done, model_rate = _annotated(Annotator(specs, how), decoded, resources)
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)
     total, about = _rows_left(storage, source, trial, work.bytes_left)

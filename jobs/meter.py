@@ -34,20 +34,6 @@ class Tally:
     phases: dict[str, float] = field(default_factory=dict)
 
 
-class Laps:
-    """A stopwatch for the phases of one call."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """What has passed since the last lap was this phase."""
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
-        self._since = now
-
-
 @dataclass(frozen=True)
 class Note:
     """What somebody should know of a shard; `event` is what kind of thing it is."""

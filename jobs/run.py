@@ -23,7 +23,7 @@ from jobs.lease import Lease
 from jobs.meter import Reporter
 from jobs.metrics import Metrics
 from jobs.models import Spec
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output import identity, images, ledger
 from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
 from jobs.output.ledger import Ledger, Object

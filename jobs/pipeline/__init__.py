@@ -23,8 +23,9 @@ from jobs.errors import Stage
 from jobs.images.canvas import Canvas
 from jobs.images.isolated import SubprocessDecoder, deadline
 from jobs.images.render import Render, paint_rows, render
-from jobs.meter import Block, Laps, Reporter, Shares, Stopping
+from jobs.meter import Block, Reporter, Shares, Stopping
 from jobs.models import Spec
+from jobs.models.annotator import Stopwatch
 from jobs.plan import Task
 from jobs.resources import WRITE_CPUS, Resources
 from jobs.sources import Layout
@@ -145,10 +146,10 @@ class AnnotateActor:
     """The annotate stage; torch is imported here, on the machine that runs it, and not before."""
 
     def __init__(self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, report: Reporter) -> None:
-        from jobs.annotate import Annotator, How
+        from jobs.models.annotator import Annotator, ExecutionOptions
 
         r, measured = resources, compute.batch_size == "auto"
-        how = How(r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile)
+        how = ExecutionOptions(r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile)
         self._annotator = Annotator(specs, how)
         self._report, self._stopping, self._said = report, Stopping(report), dict[str, int]()
         report.send("ready", self._annotator.ran_on)
@@ -157,10 +158,10 @@ class AnnotateActor:
         since = time.perf_counter()
         if self._stopping():
             return self._annotator(decoded.slice(0, 0))
-        laps = Laps()
-        annotated = self._annotator(decoded, laps)
-        self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE), laps.seconds)
-        if (parts := self._annotator.parts) != self._said:
+        stopwatch = Stopwatch()
+        annotated = self._annotator(decoded, stopwatch)
+        self._report.timed(Stage.ANNOTATE.value, since, *_counted(annotated, Stage.ANNOTATE), stopwatch.seconds)
+        if (parts := self._annotator.micro_batch_sizes) != self._said:
             self._said = parts
             self._report.send("paced", parts)
         return annotated

@@ -12,7 +12,7 @@ import yaml
 from jobs.config import JobConfig
 from jobs.errors import OutputError
 from jobs.models import Spec
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output import identity
 from jobs.progress import before, publish
 from jobs.recipe import load_recipe

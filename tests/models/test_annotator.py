@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.annotate import Annotator, How
 from jobs.errors import ClusterError, Reason, Stage
-from jobs.meter import Laps
 from jobs.models import Spec
+from jobs.models.annotator import Annotator, ExecutionOptions, Stopwatch
 from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
 
 RAW = schema.raw(pa.string(), [pa.field("url", pa.string())])
@@ -22,7 +21,7 @@ TEXTS = ["a red circle", "a blue star above a green ring", None, " ", "a red cir
 
 
 def annotator(*specs: Spec, precision: str = "auto") -> Annotator:
-    return Annotator(specs, How("cpu", precision))
+    return Annotator(specs, ExecutionOptions("cpu", precision))
 
 
 def decoded(specs: list[Spec], rows: list[dict[str, Any]]) -> pa.Table:
@@ -153,13 +152,13 @@ def test_half_precision_gives_nearly_the_same() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA works")
 def test_a_gpu_that_is_missing_is_an_error_and_no_silent_cpu_run() -> None:
     with pytest.raises(ClusterError, match="CUDA"):
-        Annotator([spec("vit")], How("cuda"))
+        Annotator([spec("vit")], ExecutionOptions("cuda"))
 
 
 def test_calls_from_several_threads_give_what_each_alone_gives() -> None:
     """Two calls of one actor are under way at once: one on the device, one that prepares."""
     specs = both()
-    model = Annotator(specs, How("cpu", calls=2))
+    model = Annotator(specs, ExecutionOptions("cpu", calls=2))
     table = decoded(specs, [{schema.TEXT: f"{text} {i}"} for i in range(4) for text in TEXTS])
     slices = [table.slice(i, 3 + i % 5) for i in range(24)]
     alone = [by_row(model(part)) for part in slices]
@@ -169,7 +168,7 @@ def test_calls_from_several_threads_give_what_each_alone_gives() -> None:
 
 
 def test_a_call_says_how_long_each_phase_took() -> None:
-    specs, laps = both(), Laps()
-    annotator(*specs)(decoded(specs, [{schema.TEXT: "a ring"}]), laps)
-    assert list(laps.seconds) == ["prepare", "queue", "forward", "output"]
-    assert laps.seconds["forward"] > 0
+    specs, stopwatch = both(), Stopwatch()
+    annotator(*specs)(decoded(specs, [{schema.TEXT: "a ring"}]), stopwatch)
+    assert list(stopwatch.seconds) == ["prepare", "queue", "forward", "output"]
+    assert stopwatch.seconds["forward"] > 0

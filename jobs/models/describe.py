@@ -4,16 +4,16 @@ A proof holds for the same files, the same section of the recipe and the same co
 The actors load every checkpoint completely in any case.
 """
 
+import functools
 import hashlib
 import pickle
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from jobs import log, schema
 from jobs.config import JobConfig
-from jobs.models import Spec, disk, weights
+from jobs.models import Spec, cache, weights
 from jobs.models.weights import Weights
 from jobs.storage import Storage
 
@@ -26,7 +26,7 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
     for kind, section in config.models:
         if section:
             pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
-            specs.append(described(kind, config, pinned, folder))
+            specs.append(describe_cached(kind, config, pinned, folder))
     for spec in specs:
         said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
         if schema.ZERO_SHOT_LABELS in spec.columns:
@@ -35,18 +35,18 @@ def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
     return tuple(specs)
 
 
-def described(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
+def describe_cached(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
     """What the model is, of a recipe's section of this kind: as found before, or now. Raises CheckpointError."""
     section = getattr(config.models, kind)
     if getattr(section, "zero_shot", None):  # its labels may be a file, and that may have changed
         return _describe(kind, config, weights, folder)
     key = f"{kind}, {section!r}, {weights.revision}, {config.output.embedding_dtype}, {_code()}"
-    if held := disk.recall("proofs", key):
+    if held := cache.recall("proofs", key):
         spec: Spec = pickle.loads(held)
     else:
         spec = _describe(kind, config, weights, folder)
         nowhere = replace(spec, weights=replace(weights, storage=Storage()))  # how to reach a bucket is not for a cache
-        disk.remember("proofs", key, pickle.dumps(nowhere))
+        cache.remember("proofs", key, pickle.dumps(nowhere))
     return replace(spec, weights=weights)
 
 
@@ -59,7 +59,7 @@ def _describe(kind: str, config: JobConfig, weights: Weights, folder: str) -> Sp
     return dual.describe(config.models.align, weights, folder, config.output.embedding_dtype)
 
 
-@cache
+@functools.cache
 def _code() -> str:
     """All that a description depends on beside its input."""
     ours = hashlib.sha256()

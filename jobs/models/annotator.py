@@ -1,6 +1,7 @@
 """The actor that holds all of a job's models: decoded rows in, annotated rows out, one to one."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,9 @@ import torch
 
 from jobs import schema
 from jobs.errors import ClusterError, Reason, Stage
-from jobs.meter import Laps
 from jobs.models import Model, Results, Spec
+from jobs.models.batching import BatchTuner, FixedSize, Placement
 from jobs.models.dual import Embedder
-from jobs.models.fitting import Device, Fixed, Pace
 from jobs.models.vit import Labeller
 from jobs.models.weights import folder_of
 
@@ -23,7 +23,7 @@ _KINDS: dict[str, Callable[..., Model]] = {"vit": Labeller, "align": Embedder}
 
 
 @dataclass(frozen=True)
-class How:
+class ExecutionOptions:
     """`device` is "cuda" or "cpu", decided where the job was planned; `precision` a torch dtype's name, or "auto".
 
     So many `calls` are on the device at once, each with so many CPU `threads`. Images go through a model `batch` at
@@ -38,29 +38,45 @@ class How:
     measured: bool = False
     compiled: bool = False
 
-    def of(self, spec: Spec) -> Device:
+    def placement(self, spec: Spec) -> Placement:
         """For one of the models."""
         device, dtype = torch.device(self.device), _dtype(spec.kind, self.device, self.precision)
         if self.compiled or not self.measured:
-            return Device(device, dtype, Fixed(self.batch), self.compiled)
+            return Placement(device, dtype, FixedSize(self.batch), self.compiled)
         name = torch.cuda.get_device_name() if self.device == "cuda" else f"{self.threads} CPU threads"
-        return Device(device, dtype, Pace(f"{spec.weights.revision}, {spec.kind}, {dtype}, {name}", device, self.batch))
+        return Placement(
+            device, dtype, BatchTuner(f"{spec.weights.revision}, {spec.kind}, {dtype}, {name}", device, self.batch)
+        )
+
+
+class Stopwatch:
+    """A stopwatch for the phases of one call."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the last lap was this phase."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
 
 
 class Annotator:
     """Every model of the job, loaded once. May be called by many threads: `calls` of them are on the device at once,
     others prepare. A GPU that is missing here is an error, never a silent CPU run."""
 
-    def __init__(self, specs: Sequence[Spec], how: How) -> None:
-        if how.device == "cuda" and not torch.cuda.is_available():
+    def __init__(self, specs: Sequence[Spec], options: ExecutionOptions) -> None:
+        if options.device == "cuda" and not torch.cuda.is_available():
             raise ClusterError("an actor was given a GPU, but CUDA cannot be used there", "is torch a CUDA build?")
-        torch.set_num_threads(how.threads)
-        self._specs, self._device = specs, torch.device(how.device)
-        self._on = {spec.kind: how.of(spec) for spec in specs}
+        torch.set_num_threads(options.threads)
+        self._specs, self._device = specs, torch.device(options.device)
+        self._on = {spec.kind: options.placement(spec) for spec in specs}
         self._models = [
             _KINDS[spec.kind](spec, folder_of(spec.kind, spec.weights), self._on[spec.kind]) for spec in specs
         ]
-        self._on_device = threading.Semaphore(how.calls)
+        self._on_device = threading.Semaphore(options.calls)
 
     @property
     def ran_on(self) -> str:
@@ -70,13 +86,13 @@ class Annotator:
         return f"{name} {', '.join(names)}"
 
     @property
-    def parts(self) -> dict[str, int]:
+    def micro_batch_sizes(self) -> dict[str, int]:
         """Images at once, for each model whose fastest number is known."""
-        return {kind: on.pace.best for kind, on in self._on.items() if on.pace.best}
+        return {kind: on.tuner.best for kind, on in self._on.items() if on.tuner.best}
 
-    def __call__(self, decoded: pa.Table, laps: Laps | None = None) -> pa.Table:
+    def __call__(self, decoded: pa.Table, stopwatch: Stopwatch | None = None) -> pa.Table:
         """Rows that are good get every model's columns; rejects and ends pass with nulls."""
-        laps = laps or Laps()
+        stopwatch = stopwatch or Stopwatch()
         good = pc.and_(pc.is_null(decoded.column(schema.REASON)), pc.invert(decoded.column(schema.END)))
         consumed = {spec.canvas.name for spec in self._specs}
         if schema.IMAGE not in decoded.column_names:  # kept images keep their texts
@@ -89,29 +105,29 @@ class Annotator:
             passing = passing.append_column(field, pa.nulls(passing.num_rows, field.type))
         if working.num_rows == 0:
             return passing
-        results = self._results(working, laps)
+        results = self._results(working, stopwatch)
         annotated = working.select(carried)
         for field in fields:
             annotated = annotated.append_column(
                 field, next(r.columns[field.name] for r in results if field.name in r.columns)
             )
         table = pa.concat_tables([_mark_broken(annotated, self._specs, results), passing])
-        laps.lap("output")
+        stopwatch.lap("output")
         return table
 
-    def _results(self, working: pa.Table, laps: Laps) -> list[Results]:
+    def _results(self, working: pa.Table, stopwatch: Stopwatch) -> list[Results]:
         texts = working.column(schema.TEXT).to_pylist()
         names = dict.fromkeys(spec.canvas.name for spec in self._specs)
         pixels = {name: self._moved(pixels_of(working, name)) for name in names}
         prepared = [model.prepare(texts) for model in self._models]
-        laps.lap("prepare")
+        stopwatch.lap("prepare")
         with self._on_device:
-            laps.lap("queue")
+            stopwatch.lap("queue")
             outputs = [
                 model.forward(pixels[spec.canvas.name], given)
                 for spec, model, given in zip(self._specs, self._models, prepared, strict=True)
             ]
-            laps.lap("forward")
+            stopwatch.lap("forward")
         return [model.columns(output) for model, output in zip(self._models, outputs, strict=True)]
 
     def _moved(self, pixels: torch.Tensor) -> torch.Tensor:

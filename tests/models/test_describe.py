@@ -9,15 +9,15 @@ import pytest
 
 from jobs.config import JobConfig
 from jobs.errors import CheckpointError
-from jobs.models import Spec, disk, proofs, weights
+from jobs.models import Spec, cache, describe, weights
 from jobs.storage import Storage
 from tests.models.checkpoints import copy, edit, rewrite
 from tests.test_stopping import ENVIRONMENT, ROOT
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(disk, "CACHE", tmp_path / "cache")
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "proofs"
 
 
@@ -31,21 +31,21 @@ def recipe(folder: Path, **section: Any) -> JobConfig:
 def described(config: JobConfig) -> Spec:
     kind, section = next((kind, section) for kind, section in config.models if section)
     pinned, folder = weights.pin(kind, section.weights, None, Storage())
-    return proofs.described(kind, config, pinned, folder)
+    return describe.describe_cached(kind, config, pinned, folder)
 
 
 @pytest.mark.parametrize("kind", ["vit", "align"])
-def test_what_is_remembered_is_what_was_found(kind: str, tmp_path: Path, cache: Path) -> None:
+def test_what_is_remembered_is_what_was_found(kind: str, tmp_path: Path, cached: Path) -> None:
     config = recipe(copy(kind, tmp_path / kind))
     found = described(config)
-    (file,) = cache.iterdir()
+    (file,) = cached.iterdir()
     written = file.stat().st_mtime_ns
     assert described(config) == found
     assert file.stat().st_mtime_ns == written
 
 
 def test_a_proof_is_of_these_files_this_recipe_and_this_code(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy("vit", tmp_path / "vit")
     assert described(recipe(folder)).options["top_k"] == 5
@@ -53,17 +53,17 @@ def test_a_proof_is_of_these_files_this_recipe_and_this_code(
     edit(folder, "preprocessor_config.json", image_mean=[0.4, 0.5, 0.6])
     red, green, _ = described(recipe(folder)).scale.offset
     assert red != green
-    monkeypatch.setattr(proofs, "_code", lambda: "a later version")
+    monkeypatch.setattr(describe, "_code", lambda: "a later version")
     described(recipe(folder))
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cached.iterdir())) == 4
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused_again_and_again(tmp_path: Path, cache: Path) -> None:
+def test_a_checkpoint_that_is_not_whole_is_refused_again_and_again(tmp_path: Path, cached: Path) -> None:
     config = recipe(rewrite(copy("vit", tmp_path / "vit"), classifier__bias=None))
     for _ in range(2):
         with pytest.raises(CheckpointError, match="missing keys"):
             described(config)
-    assert not cache.exists()
+    assert not cached.exists()
 
 
 def test_labels_of_a_file_are_read_each_time(tmp_path: Path) -> None:
@@ -74,32 +74,32 @@ def test_labels_of_a_file_are_read_each_time(tmp_path: Path) -> None:
     assert described(config).labels == ("a bird",)
 
 
-def test_a_damaged_file_of_the_cache_is_none(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_of_the_cache_is_none(tmp_path: Path, cached: Path) -> None:
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)
-    (file,) = cache.iterdir()
+    (file,) = cached.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert described(config) == found
 
 
 def test_a_home_that_cannot_be_written_only_forgets(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(disk, "CACHE", tmp_path / "file" / "below")
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "file" / "below")
     config = recipe(copy("vit", tmp_path / "vit"))
     assert described(config) == described(config)
-    assert not cache.exists()
+    assert not cached.exists()
 
 
 def test_what_was_proved_is_described_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is most of the time that a short command takes."""
-    monkeypatch.setattr(disk, "CACHE", tmp_path / ".cache" / "coyo-jobs")
+    monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "coyo-jobs")
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     code = (
-        "import sys; from jobs.recipe import load_recipe; from jobs.models.proofs import describe_models; "
+        "import sys; from jobs.recipe import load_recipe; from jobs.models.describe import describe_models; "
         "from jobs.storage import Storage; "
         f"(spec,) = describe_models(load_recipe({str(tmp_path / 'job.yaml')!r}), Storage()); "
         "print(spec.labels, 'torch' in sys.modules)"

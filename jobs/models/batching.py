@@ -12,14 +12,14 @@ from itertools import takewhile
 import torch
 
 from jobs.errors import ClusterError
-from jobs.models import disk
+from jobs.models import cache
 
 _SIZES = tuple(4 << step for step in range(10))  # rows
 _TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
 _WORSE = 2  # sizes in a row that are slower than the best so far: larger ones are not tried
 
 
-class Pace:
+class BatchTuner:
     """How many rows of a call make a part, at most `most`. Found by timing the run's own calls, then kept, and
     remembered on this machine under `key`: on a CPU, eight rows at once may be twice as fast as 32, whose values no
     cache can hold."""
@@ -27,12 +27,12 @@ class Pace:
     def __init__(self, key: str, device: torch.device, most: int) -> None:
         self._key, self._device = f"{key}, at most {most} rows, torch {torch.__version__}", device
         self._sizes = [size for size in _SIZES if size <= most] or [most]
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
         self._seconds: dict[int, list[float]] = {}  # of a row, by size
         self.best = self._remembered()
 
     @contextmanager
-    def parts(self, count: int) -> Iterator[int]:
+    def micro_batch(self, count: int) -> Iterator[int]:
         """The size of the parts of a call of so many rows, which is timed while the best is not known."""
         size = self.best or self._next()
         if self.best or size > count:
@@ -43,14 +43,14 @@ class Pace:
         self._learn(size, (self._clock() - since) / count)
 
     def _next(self) -> int:
-        with self._alone:
+        with self._lock:
             return next((size for size in self._sizes if not self._known(size)), self._sizes[-1])
 
     def _known(self, size: int) -> bool:
         return len(self._seconds.get(size, ())) >= _TRIALS
 
     def _learn(self, size: int, seconds: float) -> None:
-        with self._alone:
+        with self._lock:
             self._seconds.setdefault(size, []).append(seconds)
             tried = [*takewhile(self._known, self._sizes)]
             if self.best or not tried:
@@ -58,10 +58,10 @@ class Pace:
             best = min(tried, key=lambda size: min(self._seconds[size]))
             if len(tried) - 1 - tried.index(best) >= _WORSE or len(tried) == len(self._sizes):
                 self.best = best
-                disk.remember("parts", self._key, json.dumps(best).encode())
+                cache.remember("parts", self._key, json.dumps(best).encode())
 
     def _remembered(self) -> int | None:
-        held = disk.recall("parts", self._key)
+        held = cache.recall("parts", self._key)
         size = json.loads(held) if held else None
         return size if size in self._sizes else None
 
@@ -73,18 +73,18 @@ class Pace:
         return time.perf_counter()
 
 
-class Fixed:
+class FixedSize:
     """So many rows; without a number all at once."""
 
     def __init__(self, rows: int = sys.maxsize) -> None:
         self.best = rows
 
     @contextmanager
-    def parts(self, count: int) -> Iterator[int]:  # noqa: ARG002
+    def micro_batch(self, count: int) -> Iterator[int]:  # noqa: ARG002
         yield self.best
 
 
-class Fitting:
+class MicroBatcher:
     """Wraps a function from tensors to tensors, all of n rows. The most that fitted into memory is remembered.
 
     With `padded`, it is called with whole parts only, the last one filled up: a compiled function is compiled for one
@@ -94,19 +94,19 @@ class Fitting:
     def __init__(
         self,
         forward: Callable[..., tuple[torch.Tensor, ...]],
-        pace: Pace | Fixed,
+        tuner: BatchTuner | FixedSize,
         *,
         padded: bool = False,
     ) -> None:
-        self._forward, self._pace, self._padded = forward, pace, padded
+        self._forward, self._tuner, self._padded = forward, tuner, padded
         self._most = sys.maxsize
 
     def __call__(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Raises torch.OutOfMemoryError when not even one row fits."""
-        with self._pace.parts(len(given[0])) as size:
-            return self._in_parts(given, size)
+        with self._tuner.micro_batch(len(given[0])) as size:
+            return self._in_micro_batches(given, size)
 
-    def _in_parts(self, given: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
+    def _in_micro_batches(self, given: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
         parts: list[tuple[torch.Tensor, ...]] = []
         done, count = 0, len(given[0])
         while done < count or not parts:
@@ -136,19 +136,19 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where one model runs and how: its type of numbers, the pace of its images, and whether they are compiled."""
+class Placement:
+    """The device, dtype and micro-batch size of one model, and whether its image part is compiled."""
 
     device: torch.device
     dtype: torch.dtype
-    pace: Pace | Fixed
+    tuner: BatchTuner | FixedSize
     compiled: bool = False
 
-    def fitting(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> Fitting:
+    def batched(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> MicroBatcher:
         """The model's function of n images, as it is to be called here."""
         if not self.compiled:
-            return Fitting(forward, self.pace)
-        return Fitting(_compiled(forward), self.pace, padded=True)
+            return MicroBatcher(forward, self.tuner)
+        return MicroBatcher(_compiled(forward), self.tuner, padded=True)
 
 
 def _compiled(forward: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
