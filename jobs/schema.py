@@ -12,9 +12,11 @@ before `row`, and with a `_total` closes its shard, which has so many rows; its 
 Columns that start with an underscore travel between stages only, so no source column can collide with them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
+
+from jobs.errors import Reason, Reject, Stage
 
 SCHEMA_VERSION = 1
 
@@ -70,6 +72,24 @@ def raw(key: pa.DataType, kept: Iterable[pa.Field]) -> pa.Schema:
     """What a source yields; `key` is the type of the source's own id."""
     payload = [pa.field(TEXT, pa.string()), pa.field(IMAGE, pa.binary())]
     return pa.schema([*_ADDRESS, pa.field(KEY, key), *kept, *_FATE, *payload])
+
+
+def reject(stage: Stage, reason: Reason, message: str) -> dict[str, str]:
+    """The columns that make a row a reject."""
+    return {STAGE: stage.value, REASON: reason.value, MESSAGE: message}
+
+
+def mark_rejects(table: pa.Table, stage: Stage, rejects: Mapping[int, Reject]) -> pa.Table:
+    """Make rejects of these rows, by their index in the table; the other rows keep what they have."""
+    if not rejects:
+        return table
+    marks = {row: reject(stage, why.reason, why.message) for row, why in rejects.items()}
+    for name in (STAGE, REASON, MESSAGE):
+        values = table.column(name).to_pylist()
+        for row, mark in marks.items():
+            values[row] = mark[name]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
 
 
 def canvas(name: str, height: int, width: int) -> pa.Field:
