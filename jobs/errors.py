@@ -8,7 +8,7 @@ JobError                    a job cannot start or go on; says what, where and wh
 ├── ClusterError            Ray or a resource that was asked for is not there
 ├── Interrupted             a person or a scheduler stopped the run, in order (exit code 130)
 └── OutputError             the output belongs to another job or run, or its rows do not add up
-    └── SetAside            what could be read is committed; some shards could not be read (exit code 3)
+    └── ShardsSetAside            what could be read is committed; some shards could not be read (exit code 3)
 
 Reject                      one row has no result; carries a Reason. Never leaves its stage
 """
@@ -25,7 +25,7 @@ class JobError(Exception):
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
-        self.about: dict[str, Any] = {}
+        self.log_fields: dict[str, Any] = {}
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
@@ -55,7 +55,7 @@ class OutputError(JobError):
     pass
 
 
-class SetAside(OutputError):
+class ShardsSetAside(OutputError):
     pass
 
 
@@ -102,7 +102,7 @@ class Reason(StrEnum):
 
 
 # Reasons that another try may heal: what failed was a process or a network, not the picture.
-TRANSIENT = (
+TRANSIENT_REASONS = (
     Reason.DECODE_CRASHED,
     Reason.DECODE_TIMEOUT,
     Reason.DNS,

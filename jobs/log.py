@@ -17,14 +17,14 @@ from functools import partial
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
-FORMS = ("text", "json")
+FORMATS = ("text", "json")
 LOGGER = logging.getLogger("coyo_jobs")
 _STRAY = logging.getLogger("stderr")  # what others print there
 _STRAY.setLevel(logging.INFO)
 _run: ContextVar[str] = ContextVar("run", default="")
 
 
-def begin(run: str) -> None:
+def set_run(run: str) -> None:
     """What is said from here on is this run's."""
     _run.set(run)
 
@@ -38,7 +38,7 @@ def say(event: str, message: str, *, level: int = logging.INFO, line: str = "", 
     (LOGGER if LOGGER.hasHandlers() else _UNASKED).log(level, message, extra=about, stacklevel=2)
 
 
-def for_people() -> bool:
+def writes_lines() -> bool:
     """Whether somebody may be looking at lines on stderr."""
     return not LOGGER.hasHandlers() or any(isinstance(handler, _Lines) for handler in LOGGER.handlers)
 
@@ -47,7 +47,7 @@ def for_people() -> bool:
 def to_stderr(form: str) -> Iterator[None]:
     """All that a command says, in this form. With json, also what libraries log, warn and print there, and a traceback:
     only what a C library writes as it takes the process down is none."""
-    begin("")
+    set_run("")
     with _json() if form == "json" else _text():
         yield
 

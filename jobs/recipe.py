@@ -35,14 +35,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
     for override in overrides:
         _set(tree, override)
     try:
-        return JobConfig.of(tree)
+        return JobConfig.from_dict(tree)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc.message}", exc.hint) from None
 
 
 def recipe_template(source: str, output: str) -> str:
     """YAML for `load_recipe` with every key, its default, and its description as a comment."""
-    config = JobConfig.of({"source": {"path": source}, "output": {"path": output}})
+    config = JobConfig.from_dict({"source": {"path": source}, "output": {"path": output}})
     lines = [
         "# A coyo-jobs recipe. Run it with: coyo-jobs run job.yaml",
         "# Only the two paths have no default; any other line can go.",

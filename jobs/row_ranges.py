@@ -52,7 +52,7 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
-def ranges_of(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None" = None) -> tuple[Range, ...]:
+def to_ranges(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None" = None) -> tuple[Range, ...]:
     """The ranges that these row numbers, in any order, make up; each row from where it answers `since`."""
     if rows.size == 0:
         return ()
@@ -75,7 +75,7 @@ def coverage_by_shard(table: pa.Table) -> dict[str, Coverage]:
     for place, name in enumerate(names.dictionary.to_pylist()):
         here = places == place
         unselected = int((rows[here] - since[here]).sum())
-        found[name] = Coverage(ranges_of(rows[here], since[here]), unselected=unselected)
+        found[name] = Coverage(to_ranges(rows[here], since[here]), unselected=unselected)
     return found
 
 

@@ -55,7 +55,7 @@ CLASS_NAMES = {
 }  # columns of class ids, and the footer key that holds their names
 
 _ADDRESS = (pa.field(SHARD, pa.string(), nullable=False), pa.field(ROW, pa.int32(), nullable=False))
-_FATE = (
+_STATUS = (
     pa.field(SINCE, pa.int32(), nullable=False),
     pa.field(END, pa.bool_(), nullable=False),
     pa.field(TOTAL, pa.int32()),
@@ -64,14 +64,13 @@ _FATE = (
     pa.field(MESSAGE, pa.string()),
 )
 
-
-FATE = (SHARD, ROW, *(field.name for field in _FATE))  # whose row it is, and what became of it
+STATUS_COLUMNS = (SHARD, ROW, *(field.name for field in _STATUS))  # whose row it is, and what became of it
 
 
 def raw(key: pa.DataType, kept: Iterable[pa.Field]) -> pa.Schema:
     """What a source yields; `key` is the type of the source's own id."""
     payload = [pa.field(TEXT, pa.string()), pa.field(IMAGE, pa.binary())]
-    return pa.schema([*_ADDRESS, pa.field(KEY, key), *kept, *_FATE, *payload])
+    return pa.schema([*_ADDRESS, pa.field(KEY, key), *kept, *_STATUS, *payload])
 
 
 def reject(stage: Stage, reason: Reason, message: str) -> dict[str, str]:
@@ -112,16 +111,16 @@ def rows(annotated: pa.Schema) -> pa.Schema:
 
 def images(annotated: pa.Schema) -> pa.Schema:
     """Of the columns between stages, those that an images object holds."""
-    fate = {field.name for field in _FATE}
+    status = {field.name for field in _STATUS}
     return pa.schema(
-        [field for field in list(annotated)[: annotated.get_field_index(IMAGE) + 1] if field.name not in fate]
+        [field for field in list(annotated)[: annotated.get_field_index(IMAGE) + 1] if field.name not in status]
     )
 
 
 _PUBLIC = {TEXT: TEXT_NAMES, IMAGE: IMAGE_NAMES}
 
 
-def images_names(images: pa.Schema) -> list[str]:
+def images_column_names(images: pa.Schema) -> list[str]:
     """What these columns are called in an images object: as a source calls them, where no kept column is called so."""
     public = {own: next(n for n in names if n not in images.names) for own, names in _PUBLIC.items()}
     return [public.get(name, name) for name in images.names]
@@ -165,21 +164,21 @@ COYO_LABELED = (
 )
 
 
-def plain(of: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """The same without Arrow's other ways to store it, dictionaries and views: few of its functions take them."""
-    if pa.types.is_dictionary(of):
-        return plain(of.value_type)
-    if pa.types.is_string_view(of):
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
         return pa.string()
-    return pa.binary() if pa.types.is_binary_view(of) else of
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
-def kind(of: pa.DataType) -> str:
+def kind_of(kind: pa.DataType) -> str:
     """`integer` or `text` in any width, else the type's own name: values of one kind can be compared and converted."""
-    if pa.types.is_dictionary(of):
-        return kind(of.value_type)
-    if pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of):
+    if pa.types.is_dictionary(kind):
+        return kind_of(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
-    if pa.types.is_list(of) or pa.types.is_large_list(of):
-        return f"list of {kind(of.value_type)}"  # Arrow's own names differ by who made the list
-    return "integer" if pa.types.is_integer(of) else str(of)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {kind_of(kind.value_type)}"  # Arrow's own names differ by who made the list
+    return "integer" if pa.types.is_integer(kind) else str(kind)

@@ -16,7 +16,7 @@ from typing import Any
 
 from jobs import __version__, log
 from jobs.cli import cluster
-from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
+from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, ShardsSetAside
 
 DONE, FAILED, WRONG, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 FORMS = ("coyo-labeled", "clip-retrieval", "hf")  # as jobs.exports has them, which takes too long to import here
@@ -45,7 +45,7 @@ def _ended(args: argparse.Namespace) -> int:
         return code
     except ConfigError as exc:
         return _fail(exc, WRONG)
-    except SetAside as exc:
+    except ShardsSetAside as exc:
         return _fail(exc, DAMAGED)
     except Interrupted as exc:
         return _fail(exc, INTERRUPTED, "stopped")
@@ -131,7 +131,7 @@ def _add_recipe(command: argparse.ArgumentParser, *, parts: bool = False) -> Non
 
 def _add_log(command: argparse.ArgumentParser) -> None:
     help_ = "what stderr gets: text for people, or json, one event a line"
-    command.add_argument("--log", choices=log.FORMS, default="text", help=help_)
+    command.add_argument("--log", choices=log.FORMATS, default="text", help=help_)
 
 
 def _add_exits(commands: Any) -> None:
@@ -258,6 +258,6 @@ def _interrupt(*_: Any) -> None:
 
 
 def _fail(exc: JobError, code: int, event: str = "error") -> int:
-    about = {"error": type(exc).__name__, "hint": exc.hint, "code": code, **exc.about}
+    about = {"error": type(exc).__name__, "hint": exc.hint, "code": code, **exc.log_fields}
     log.say(event, exc.message, line=f"error: {exc}", level=logging.ERROR, **about)
     return code

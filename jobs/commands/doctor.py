@@ -40,7 +40,7 @@ class Finding:
 def examine(config: JobConfig) -> Iterator[Finding]:
     """Source, output, models and the Ray it would run on, one after the other; one that fails stops no other."""
     storage = Storage(config.storage)
-    yield _try("source", lambda: discover(storage, config.source).said)
+    yield _try("source", lambda: discover(storage, config.source).description)
     yield _try("output", lambda: _writable(storage, config))
     for path in [path for path in (config.output.path, *config.source.paths) if path.startswith("s3://")][:1]:
         yield _try("clock", partial(_store_clock, storage, path))
@@ -83,7 +83,7 @@ def _writable(storage: Storage, config: JobConfig) -> str:
 
 
 def _store_clock(storage: Storage, path: str) -> str:
-    skew = time.time() - parsedate_to_datetime(storage.date_of(path)).timestamp()
+    skew = time.time() - parsedate_to_datetime(storage.server_date(path)).timestamp()
     if abs(skew) > _SKEW:
         raise JobError(f"this machine's clock is {skew:+.0f} s from the store's", "set it, for example with chrony")
     return f"{abs(skew):.0f} s from the store's"

@@ -100,7 +100,7 @@ def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Che
 
 def _without_images(storage: Storage, config: JobConfig, books: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
-    there = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
+    there = {os.path.basename(entry.path): entry for entry in storage.list_files(join_path(config.output.path, IMAGES))}
     for obj in (obj for obj in books.objects if obj.folder == ROWS and obj.count):
         name = images.name_of(os.path.basename(obj.entry.path), form)
         if name not in there:

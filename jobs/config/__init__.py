@@ -50,7 +50,7 @@ class JobConfig(Section):
     storage: StorageConfig = StorageConfig()
 
     @classmethod
-    def of(cls, tree: Mapping[str, Any]) -> Self:
+    def from_dict(cls, tree: Mapping[str, Any]) -> Self:
         """Validate a mapping. Raises ConfigError, which lists every mistake."""
         try:
             return cls.model_validate(tree)

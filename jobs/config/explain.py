@@ -58,7 +58,7 @@ _PLAIN = {
 }
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """As it is written in Python; a long list of labels, say, is cut."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -68,7 +68,9 @@ def _plainly(text: str, given: Any) -> str:
     if text.startswith("Value error, "):
         return text.removeprefix("Value error, ")
     if "valid dictionary or instance" in text:
-        return f"is {shown(given)}; it must be a section with keys of its own"
+        return f"is {short_repr(given)}; it must be a section with keys of its own"
     for theirs, ours in _PLAIN.items():
         text = text.replace(theirs, ours)
-    return text if text.startswith("is ") else f"is {shown(given)}; {text.replace('Input should be', 'it must be')}"
+    return (
+        text if text.startswith("is ") else f"is {short_repr(given)}; {text.replace('Input should be', 'it must be')}"
+    )

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from jobs.config.section import Auto, Number, Section, positive_or_auto, seconds
+from jobs.config.section import Auto, Number, Section, positive_or_auto, seconds_field
 
 
 class OutputConfig(Section):
@@ -123,5 +123,7 @@ class LimitsConfig(Section):
     unreadable_shards: Literal["stop", "set_aside"] = Field(
         "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
     )
-    stalled_seconds: Number = seconds(1800.0, "longer without a row that is read, decoded or annotated stops the run")
-    decode_seconds: Number = seconds(60.0, "longer decoding makes an image a reject, seconds")
+    stalled_seconds: Number = seconds_field(
+        1800.0, "longer without a row that is read, decoded or annotated stops the run"
+    )
+    decode_seconds: Number = seconds_field(60.0, "longer decoding makes an image a reject, seconds")

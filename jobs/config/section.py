@@ -28,7 +28,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Number = Annotated[float, BeforeValidator(as_number)]
 
 
-def seconds(default: float, description: str) -> Any:
+def seconds_field(default: float, description: str) -> Any:
     return Field(default, gt=0.0, allow_inf_nan=False, description=description)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jobs import schema
-from jobs.config.section import Number, Section, Texts, seconds
+from jobs.config.section import Number, Section, Texts, seconds_field
 
 
 class SampleConfig(Section):
@@ -86,9 +86,9 @@ class FetchConfig(Section):
     )
     requests: int = Field(256, gt=0, le=10_000, description="requests at once, in each process")
     requests_per_host: int = Field(8, gt=0, description="of these to one host, at most")
-    connect_seconds: Number = seconds(10.0, "longer connecting, or looking up a name, fails, seconds")
-    read_seconds: Number = seconds(20.0, "longer silence of a server fails, seconds")
-    total_seconds: Number = seconds(60.0, "longer answers fail, seconds; each redirect and each try begins anew")
+    connect_seconds: Number = seconds_field(10.0, "longer connecting, or looking up a name, fails, seconds")
+    read_seconds: Number = seconds_field(20.0, "longer silence of a server fails, seconds")
+    total_seconds: Number = seconds_field(60.0, "longer answers fail, seconds; each redirect and each try begins anew")
     max_bytes: int = Field(33_554_432, gt=0, description="larger files are rejects, bytes")
     max_redirects: int = Field(5, ge=0, description="a url that redirects more often is a reject")
     retries: int = Field(2, ge=0, description="more tries after a failure that may pass, with growing pauses")

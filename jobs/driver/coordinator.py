@@ -181,7 +181,7 @@ class StopSignal:
 
 def count_rows(table: pa.Table, stage: Stage | None) -> tuple[int, ShardDeltas]:
     """(input rows, what there is of each shard); rejects of one stage only, where another has counted the rest."""
-    fate = table.select(schema.FATE)  # a filter would copy the pixels
+    fate = table.select(schema.STATUS_COLUMNS)  # a filter would copy the pixels
     ends = fate.column(schema.END)
     rows = fate.filter(pc.invert(ends))
     rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))

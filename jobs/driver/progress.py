@@ -108,7 +108,7 @@ def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
 
 def read_all(storage: Storage, output: str) -> list[Progress]:
     """Every part's last word."""
-    found = [entry for entry in storage.tree(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    found = [entry for entry in storage.list_files(output) if entry.path.rpartition("/")[2].startswith("_progress")]
     return [_read(storage, entry.path) for entry in found]
 
 
@@ -125,7 +125,7 @@ class Display:
     """The live line, or what stands for it."""
 
     def __init__(self) -> None:
-        self._said, people = time.monotonic(), log.for_people()
+        self._said, people = time.monotonic(), log.writes_lines()
         self._every = _PLAIN_EVERY if people else _EVENT_EVERY
         console = Console(stderr=True)
         live = people and sys.stderr.isatty()

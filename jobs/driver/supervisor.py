@@ -159,7 +159,7 @@ class Supervisor:
             f"{rejects:,} of the first {rows:,} rows are rejects ({most}): more than limits.max_reject_fraction",
             "is this the right input? limits.max_reject_fraction: 1.0 goes on regardless",
         )
-        why.about["worst_shards"] = self.coordinator.worst_shards()
+        why.log_fields["worst_shards"] = self.coordinator.worst_shards()
         self.stop(why)
 
     def _mind_stall(self) -> None:

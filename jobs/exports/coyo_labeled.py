@@ -40,7 +40,7 @@ class CoyoLabeled:
 def _source(rows: pa.Schema, field: pa.Field, names: tuple[str, ...]) -> str | None:
     """The first column of the output that can be this one."""
     present = [name for name in names if name in rows.names]
-    return next((name for name in present if schema.kind(rows.field(name).type) == schema.kind(field.type)), None)
+    return next((name for name in present if schema.kind_of(rows.field(name).type) == schema.kind_of(field.type)), None)
 
 
 def _hint(finished: FinishedOutput, missing: list[str]) -> str:

@@ -23,7 +23,7 @@ from jobs.log import say
 from jobs.output import footer
 from jobs.output.finished import FinishedOutput
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import absolute, fixed_folder, join_path
+from jobs.storage.paths import absolute, base_folder, join_path
 
 ROWS = 16_384  # of metadata at once: 42 MB of both embeddings
 _BUFFER = 8 << 20  # bytes of a metadata column read at once; its row groups may be a gigabyte
@@ -107,7 +107,7 @@ def _files(storage: Storage, metadata: str) -> dict[str, File]:
     found: dict[str, Entry] = {}
     entries = storage.find(metadata)
     folder = absolute(metadata)
-    base = folder if any(entry.path.startswith(f"{folder}/") for entry in entries) else fixed_folder(metadata)
+    base = folder if any(entry.path.startswith(f"{folder}/") for entry in entries) else base_folder(metadata)
     for entry in entries:
         inside = entry.path.startswith(f"{base}/")
         name = entry.path[len(base) + 1 :] if inside else entry.path.rpartition("/")[2]
@@ -164,15 +164,15 @@ def _first(pairs: Sequence[tuple[str, str]], rows: pa.Schema, columns: pa.Schema
     """The first pair of columns that are in both and of one kind."""
     for ours, theirs in pairs:
         both = ours in rows.names and theirs in columns.names
-        if both and schema.kind(rows.field(ours).type) == schema.kind(columns.field(theirs).type):
+        if both and schema.kind_of(rows.field(ours).type) == schema.kind_of(columns.field(theirs).type):
             return ours, theirs
     return None
 
 
 def _check(file: File, first: pa.Schema, by: JoinKey, results: Sequence[str]) -> None:
     for name in by.metadata:
-        wanted = schema.kind(first.field(name).type)
-        if name not in file.columns.names or schema.kind(file.columns.field(name).type) != wanted:
+        wanted = schema.kind_of(first.field(name).type)
+        if name not in file.columns.names or schema.kind_of(file.columns.field(name).type) != wanted:
             raise SourceError(
                 f"{file.entry.path}: no column {name!r} of {wanted}, which the first file has", "join it by itself"
             )
@@ -210,7 +210,7 @@ def _write_one(
     counts = dict.fromkeys((MATCHED, UNMATCHED, MANY), 0)
     columns = pa.schema([*file.columns, *spool.schema], {**(file.columns.metadata or {}), **_names(finished)})
     with (
-        finished.storage.writing(join_path(target.path, name)) as stream,
+        finished.storage.open_for_writing(join_path(target.path, name)) as stream,
         pq.ParquetWriter(stream, columns, **footer.parquet_options(columns)) as writer,
     ):
         for rows in _batches(finished.storage, file):

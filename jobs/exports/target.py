@@ -24,7 +24,7 @@ from jobs.output.finished import FinishedOutput
 from jobs.output.footer import read_footers
 from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import absolute, join_path, listed_by
+from jobs.storage.paths import absolute, join_path, matches
 
 _THREADS = 32  # a footer is one or two small requests
 _PACE = 10.0  # seconds
@@ -66,7 +66,7 @@ class ExportFolder:
     ) -> "ExportFolder":
         """Raises OutputError where files would be read as input, or be taken for the output's own objects."""
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
-            if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
+            if absolute(path) == absolute(taken) or matches(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _OWN)
         return cls(finished.storage, path, {**about, "output": finished.fingerprint})
 
@@ -119,7 +119,7 @@ class ExportFolder:
     def _names(self) -> dict[str, Entry]:
         """By name; without what is hidden: what a killed write left behind, or .git."""
         base = absolute(self.path)
-        names = {entry.path.removeprefix(base).lstrip("/"): entry for entry in self.storage.tree(self.path)}
+        names = {entry.path.removeprefix(base).lstrip("/"): entry for entry in self.storage.list_files(self.path)}
         return {name: entry for name, entry in names.items() if not any(p.startswith(".") for p in name.split("/"))}
 
     def _made(self, entry: Entry, footer: pq.FileMetaData) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Fetcher:
     def fetch(self, urls: Iterable[str | None]) -> Iterator[tuple[int, bytes | Reject]]:
         """(index, bytes or Reject) of each url, as they come: a slow server holds up nobody's row but its own.
 
-        Memory is bounded, see memory.py; a caller that is slow slows the requests down. Urls are taken as they are
+        MemoryBudget is bounded, see memory.py; a caller that is slow slows the requests down. Urls are taken as they are
         needed. Whoever stops early should close the generator: that ends its requests.
         """
         todo, accepted = enumerate(urls), 0

@@ -2,7 +2,7 @@
 
 A url is untrusted input, and this process may reach what its author may not: the machine itself, the cluster's network,
 the cloud's metadata service. So every address is judged where a socket for it is made, with the very numbers that the
-socket is then connected to. Names, literal addresses and redirects all come through there, and nothing is looked up
+socket is then connected to. SystemResolver, literal addresses and redirects all come through there, and nothing is looked up
 between the check and the connection.
 """
 
@@ -58,7 +58,7 @@ _UNICAST6 = IPv6Network("2000::/3")  # all that is given out to the public
 _NAT64 = IPv6Network("64:ff9b::/96")  # where a network without IPv4 reaches IPv4
 
 
-class Refused(OSError):
+class AddressRefused(OSError):
     """No connection is made to this address."""
 
     def __init__(self, message: str) -> None:
@@ -68,20 +68,20 @@ class Refused(OSError):
         self.message = message
 
 
-class Addresses:
+class AddressPolicy:
     """Judges addresses, and makes the sockets that connect to them."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = [ip_network(network) for network in allowed]
 
     def open_socket(self, info: AddrInfoType) -> socket.socket:
-        """For aiohttp's connector, which connects it to exactly the address in `info`. Raises Refused."""
+        """For aiohttp's connector, which connects it to exactly the address in `info`. Raises AddressRefused."""
         family, kind, protocol, _, place = info
-        if why := self.why_not(str(place[0])):
-            raise Refused(f"{place[0]} is {why}")
+        if why := self.refusal(str(place[0])):
+            raise AddressRefused(f"{place[0]} is {why}")
         return socket.socket(family, kind, protocol)
 
-    def why_not(self, text: str) -> str | None:
+    def refusal(self, text: str) -> str | None:
         """What is special about this address; None if it may be connected to."""
         try:
             address = ip_address(text)
@@ -105,7 +105,7 @@ def _inner(address: Address) -> Address:
     return address
 
 
-class Names(AbstractResolver):
+class SystemResolver(AbstractResolver):
     """The system's resolver, in threads of its own. A lookup that hangs keeps its thread; nobody waits for it longer
     than `seconds`, which begin when there is a thread.
     """

@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from jobs.errors import Reason, Reject
-from jobs.fetch.failures import Failed
-from jobs.fetch.memory import SMALL, Memory
+from jobs.fetch.failures import RequestFailed
+from jobs.fetch.memory import SMALL, MemoryBudget
 
 _PIECE = 64 << 10  # bytes that are inflated at once: a thousand times as much may come out of what comes in
 _EITHER = 32 + zlib.MAX_WBITS  # gzip's and zlib's form
 
 
-async def read(answer: aiohttp.ClientResponse, limit: int, memory: Memory, deadline: asyncio.Timeout) -> bytes:
+async def read(answer: aiohttp.ClientResponse, limit: int, memory: MemoryBudget, deadline: asyncio.Timeout) -> bytes:
     """At most `limit` bytes, sent and inflated. Raises Reject (too_large, bad_answer), and what aiohttp does."""
     announced = answer.content_length
     if announced is not None and announced > limit:
@@ -46,7 +46,7 @@ class _Encoding:
         if name.strip().lower() in ("gzip", "x-gzip", "deflate"):
             self._inflate = zlib.decompressobj(_EITHER)
         elif name.strip().lower() not in ("", "identity"):
-            raise Failed(Reason.BAD_ANSWER, f"Content-Encoding {name[:50]!r}, which was not asked for")
+            raise RequestFailed(Reason.BAD_ANSWER, f"Content-Encoding {name[:50]!r}, which was not asked for")
 
     @property
     def inflates(self) -> bool:
@@ -60,10 +60,12 @@ class _Encoding:
             try:
                 piece = self._inflate.decompress(chunk, _PIECE)
             except zlib.error as exc:
-                raise Failed(Reason.BAD_ANSWER, f"the body is not what its Content-Encoding says: {exc}") from None
+                raise RequestFailed(
+                    Reason.BAD_ANSWER, f"the body is not what its Content-Encoding says: {exc}"
+                ) from None
             chunk = self._inflate.unconsumed_tail
             yield piece
 
     def finish(self) -> None:
         if self._inflate is not None and not self._inflate.eof:
-            raise Failed(Reason.BAD_ANSWER, "the compressed body ends early")
+            raise RequestFailed(Reason.BAD_ANSWER, "the compressed body ends early")

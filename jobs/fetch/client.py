@@ -12,10 +12,10 @@ from yarl import URL
 from jobs.config import FetchConfig
 from jobs.errors import Reason, Reject
 from jobs.fetch import body, failures, headers, urls
-from jobs.fetch.addresses import Addresses, Names
-from jobs.fetch.failures import Failed
-from jobs.fetch.hosts import Hosts, WaitBudget
-from jobs.fetch.memory import Memory
+from jobs.fetch.addresses import AddressPolicy, SystemResolver
+from jobs.fetch.failures import RequestFailed
+from jobs.fetch.hosts import HostLimiter, WaitBudget
+from jobs.fetch.memory import MemoryBudget
 
 _FIRST, _LONGEST = 0.5, 8.0  # seconds before another try
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -26,14 +26,14 @@ _HEADER = 16 << 10  # bytes of one header; content security policies are long
 class Client:
     def __init__(self, config: FetchConfig, resolver: AbstractResolver | None = None) -> None:
         self._config = config
-        self.memory = Memory()
-        self._hosts = Hosts(config.requests_per_host)
+        self.memory = MemoryBudget()
+        self._hosts = HostLimiter(config.requests_per_host)
         self._slots = asyncio.Semaphore(config.requests)
-        self._resolver = resolver or Names(config.connect_seconds)
+        self._resolver = resolver or SystemResolver(config.connect_seconds)
         connector = aiohttp.TCPConnector(
             limit=0,  # turns and slots are the limits
             resolver=self._resolver,
-            socket_factory=Addresses(config.allow_networks).open_socket,
+            socket_factory=AddressPolicy(config.allow_networks).open_socket,
             ttl_dns_cache=_NAMES_FOR,
             dns_cache_max_size=_NAMES_KEPT,
         )
@@ -72,7 +72,7 @@ class Client:
         for attempt in range(self._config.retries):
             try:
                 return await self._followed(url, patience)
-            except Failed as exc:
+            except RequestFailed as exc:
                 if not exc.again:
                     raise
             await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST, _FIRST * 2**attempt))
@@ -86,7 +86,7 @@ class Client:
                 answer = await self._asked(url, keep=shared)
             if isinstance(answer, bytes):
                 return answer
-            url = urls.follow(url, answer)
+            url = urls.resolve_redirect(url, answer)
         raise Reject(Reason.BAD_ANSWER, f"redirects more than {self._config.max_redirects} times")
 
     async def _asked(self, url: URL, keep: bool) -> bytes | str:
@@ -103,7 +103,7 @@ class Client:
         moved = answer.status in _REDIRECTS and "Location" in answer.headers
         if not moved and (answer.status == 206 or not 200 <= answer.status < 300):
             raise failures.answered(answer)
-        if self._config.robots_header == "obey" and (directive := headers.forbidden(answer.headers)):
+        if self._config.robots_header == "obey" and (directive := headers.forbidding_directive(answer.headers)):
             raise Reject(Reason.ROBOTS, f"X-Robots-Tag: {directive}")
         if moved:
             return answer.headers["Location"]

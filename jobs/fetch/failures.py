@@ -7,8 +7,8 @@ from http import HTTPStatus
 import aiohttp
 
 from jobs.errors import ClusterError, Reason, Reject
-from jobs.fetch.addresses import Refused
-from jobs.fetch.headers import retry_after
+from jobs.fetch.addresses import AddressRefused
+from jobs.fetch.headers import retry_after_seconds
 
 RAISED = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError; ValueError: what cannot be parsed
 _HOPELESS = (501, 505)  # of the 5xx: the server cannot, and will not be able to
@@ -16,7 +16,7 @@ _GONE = (404, 410)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-class Failed(Reject):
+class RequestFailed(Reject):
     """A request gave no image, this time.
 
     `again`: another try may help. `silent`: the host gave no complete answer. `rest`: seconds that it asks for.
@@ -29,41 +29,43 @@ class Failed(Reject):
         self.again, self.silent, self.rest = again, silent, rest
 
 
-def raised(exc: Exception) -> Failed:
+def raised(exc: Exception) -> RequestFailed:
     """What one of RAISED means. Raises ClusterError for what is the fault of this machine."""
     if isinstance(exc, aiohttp.ClientSSLError):
-        return Failed(Reason.CONNECT, _plain(exc), silent=True)
+        return RequestFailed(Reason.CONNECT, _plain(exc), silent=True)
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
-    if isinstance(cause, Refused):
-        return Failed(Reason.BLOCKED_ADDRESS, cause.message)
+    if isinstance(cause, AddressRefused):
+        return RequestFailed(Reason.BLOCKED_ADDRESS, cause.message)
     if isinstance(cause, OSError) and cause.errno in _NO_FILES:
         raise ClusterError(f"fetch: {cause}", "lower fetch.requests, or raise the limit of open files (ulimit -n)")
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         again = exc.os_error.errno == socket.EAI_AGAIN
-        return Failed(Reason.DNS, _plain(exc.os_error), again=again, silent=True)
+        return RequestFailed(Reason.DNS, _plain(exc.os_error), again=again, silent=True)
     if isinstance(exc, TimeoutError):
-        return Failed(Reason.TIMEOUT, str(exc) or "longer than fetch.total_seconds", again=True, silent=True)
+        return RequestFailed(Reason.TIMEOUT, str(exc) or "longer than fetch.total_seconds", again=True, silent=True)
     if isinstance(exc, aiohttp.ClientPayloadError):
-        return Failed(Reason.CONNECT, f"the answer is cut: {_plain(exc)}", again=True, silent=True)
+        return RequestFailed(Reason.CONNECT, f"the answer is cut: {_plain(exc)}", again=True, silent=True)
     if isinstance(exc, aiohttp.ClientConnectionError | OSError):
-        return Failed(Reason.CONNECT, _plain(cause), again=True, silent=True)
-    return Failed(Reason.BAD_ANSWER, _plain(exc))
+        return RequestFailed(Reason.CONNECT, _plain(cause), again=True, silent=True)
+    return RequestFailed(Reason.BAD_ANSWER, _plain(exc))
 
 
-def answered(answer: aiohttp.ClientResponse) -> Failed:
+def answered(answer: aiohttp.ClientResponse) -> RequestFailed:
     """What an answer without an image means."""
     status, message = answer.status, _status(answer.status)
     if status in _GONE:
-        return Failed(Reason.HTTP_404, message)
+        return RequestFailed(Reason.HTTP_404, message)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Failed(Reason.THROTTLED, message, again=True, rest=retry_after(answer.headers) or 0.0)
+        return RequestFailed(Reason.THROTTLED, message, again=True, rest=retry_after_seconds(answer.headers) or 0.0)
     if status == HTTPStatus.REQUEST_TIMEOUT:
-        return Failed(Reason.TIMEOUT, message, again=True)
+        return RequestFailed(Reason.TIMEOUT, message, again=True)
     if 400 <= status < 500:
-        return Failed(Reason.HTTP_4XX, message)
+        return RequestFailed(Reason.HTTP_4XX, message)
     if 500 <= status < 600:
-        return Failed(Reason.HTTP_5XX, message, again=status not in _HOPELESS, rest=retry_after(answer.headers))
-    return Failed(Reason.BAD_ANSWER, f"{message} is no answer to this request")
+        return RequestFailed(
+            Reason.HTTP_5XX, message, again=status not in _HOPELESS, rest=retry_after_seconds(answer.headers)
+        )
+    return RequestFailed(Reason.BAD_ANSWER, f"{message} is no answer to this request")
 
 
 def _status(status: int) -> str:

@@ -22,7 +22,7 @@ def user_agent(contact: str | None) -> str:
     return f"{PRODUCT}/{__version__}" + (f" (+{contact})" if contact else "")
 
 
-def forbidden(headers: Headers) -> str | None:
+def forbidding_directive(headers: Headers) -> str | None:
     """The first directive of X-Robots-Tag that keeps an image from us."""
     for value in headers.getall("X-Robots-Tag", ()):
         for agent, directive in _directives(value):
@@ -41,7 +41,7 @@ def _directives(value: str) -> Iterable[tuple[str, str]]:
         yield agent.partition("/")[0], name
 
 
-def retry_after(headers: Headers) -> float | None:
+def retry_after_seconds(headers: Headers) -> float | None:
     """Seconds, from seconds or a date; None if there is nothing that can be read."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from jobs.errors import Reason, Reject
-from jobs.fetch.failures import Failed
+from jobs.fetch.failures import RequestFailed
 
-PATIENCE = 60.0  # seconds that one url waits, in all, for a host that asks for rest
-GIVE_UP = 8  # requests in a row without an answer: the host is not asked for DOWN seconds
-DOWN = 60.0
+WAIT_SECONDS = 60.0  # seconds that one url waits, in all, for a host that asks for rest
+MAX_UNANSWERED = 8  # requests in a row without an answer: the host is not asked for DOWN_SECONDS
+DOWN_SECONDS = 60.0
 _REMEMBERED = 20_000  # hosts
 _LONGEST_REST = 32.0  # seconds, for hosts that say 429 and not how long
 
@@ -19,7 +19,7 @@ _LONGEST_REST = 32.0  # seconds, for hosts that say 429 and not how long
 class WaitBudget:
     """Of one url: seconds that it will still wait for hosts that ask for rest."""
 
-    left: float = PATIENCE
+    left: float = WAIT_SECONDS
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Host:
         return max(self.rests_until, self.down_until)
 
 
-class Hosts:
+class HostLimiter:
     def __init__(self, requests_per_host: int) -> None:
         self._most = requests_per_host
         self._hosts: dict[str, Host] = {}
@@ -54,7 +54,7 @@ class Hosts:
             await _wait(name, host, patience)
             try:
                 yield host.users > 1
-            except Failed as exc:
+            except RequestFailed as exc:
                 _remember(host, exc)
                 raise
             except Reject:
@@ -81,7 +81,9 @@ async def _wait(name: str, host: Host, patience: WaitBudget) -> None:
     while True:
         while host.why and (seconds := host.free_at - _now()) > 0:
             if host.down_until > _now():
-                raise Reject(host.why.reason, f"the last {GIVE_UP} requests to {name} failed: {host.why.message}")
+                raise Reject(
+                    host.why.reason, f"the last {MAX_UNANSWERED} requests to {name} failed: {host.why.message}"
+                )
             if seconds > patience.left:
                 raise Reject(host.why.reason, f"{name} asks for {seconds:.0f} s of rest: {host.why.message}")
             patience.left -= seconds
@@ -92,10 +94,10 @@ async def _wait(name: str, host: Host, patience: WaitBudget) -> None:
         host.turns.release()
 
 
-def _remember(host: Host, exc: Failed) -> None:
+def _remember(host: Host, exc: RequestFailed) -> None:
     host.unanswered = host.unanswered + 1 if exc.silent else 0
-    if host.unanswered >= GIVE_UP:
-        host.down_until, host.why = _now() + DOWN, exc
+    if host.unanswered >= MAX_UNANSWERED:
+        host.down_until, host.why = _now() + DOWN_SECONDS, exc
     host.throttled = host.throttled + 1 if exc.reason is Reason.THROTTLED else 0
     rest = exc.rest or (min(_LONGEST_REST, 2.0 ** (host.throttled - 1)) if host.throttled else 0.0)
     if rest:

@@ -15,7 +15,7 @@ LARGE = 128 << 20
 BACKLOG = 32 << 20
 
 
-class Memory:
+class MemoryBudget:
     def __init__(self) -> None:
         self._line = asyncio.Lock()  # first come, first served: small ones do not overtake for ever
         self._freed = asyncio.Event()

@@ -25,7 +25,7 @@ def parse(text: str | None) -> URL:
     return _checked(stripped)
 
 
-def follow(url: URL, location: str) -> URL:
+def resolve_redirect(url: URL, location: str) -> URL:
     """Where a redirect leads. Raises Reject: bad_url."""
     try:
         return _checked(location.strip(" \t"), url)

@@ -22,7 +22,7 @@ def recall(kind: str, key: str) -> bytes | None:
 
 def remember(kind: str, key: str, data: bytes) -> None:
     """Whole or not at all. Where nothing can be written, as in some containers, it is forgotten."""
-    with suppress(OSError), atomic.file(str(_file(kind, key))) as file:
+    with suppress(OSError), atomic.write_file(str(_file(kind, key))) as file:
         file.write(hashlib.sha256(data).digest() + data)
 
 

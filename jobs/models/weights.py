@@ -80,7 +80,7 @@ def _fetch(kind: str, name: str, storage: Storage) -> str:
         if not target.is_dir():
             partial = f"{target}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            storage.fetch_folder(name, partial)
+            storage.download_folder(name, partial)
             os.rename(partial, target)
     return str(target)
 

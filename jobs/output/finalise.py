@@ -103,6 +103,6 @@ def _drop_orphaned_images(storage: Storage, config: OutputConfig, now: Ledger) -
         return
     rows = (os.path.basename(obj.entry.path) for obj in now.objects if obj.folder == ROWS)
     promised = {images.name_of(name, config.keep_images) for name in rows}
-    for entry in storage.tree(join_path(config.path, IMAGES)):
+    for entry in storage.list_files(join_path(config.path, IMAGES)):
         if os.path.basename(entry.path) not in promised:
             storage.delete(entry.path)

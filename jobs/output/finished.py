@@ -89,7 +89,7 @@ class FinishedOutput:
         """The kept column with the texts, where the job kept them."""
         named = self.config.source.text_column
         for name in schema.TEXT_NAMES if named == "auto" else [named]:
-            if name in self.schema.names and schema.kind(self.schema.field(name).type) == "text":
+            if name in self.schema.names and schema.kind_of(self.schema.field(name).type) == "text":
                 return name
         return None
 

@@ -93,7 +93,7 @@ class Ledger:
 
 def read(storage: Storage, path: str) -> Ledger:
     """Raises OutputError for an object that this system did not write or that is damaged."""
-    listed = [(folder, entry) for folder in FOLDERS for entry in storage.tree(join_path(path, folder))]
+    listed = [(folder, entry) for folder in FOLDERS for entry in storage.list_files(join_path(path, folder))]
     parquet = [(folder, entry) for folder, entry in listed if entry.path.endswith(".parquet")]
     footers = footer.read_footers(storage, (entry for _, entry in parquet), _damaged)
     return Ledger(tuple(_object(*item, found) for item, found in zip(parquet, footers, strict=True)))

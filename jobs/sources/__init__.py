@@ -32,13 +32,13 @@ class Layout:
     """
 
     format: str
-    images: tuple[str, ...]
-    texts: tuple[str, ...]
+    image_names: tuple[str, ...]
+    text_names: tuple[str, ...]
     key: str | None
     key_type: pa.DataType
     kept: tuple[pa.Field, ...]
-    error: str | None = None
-    leaf: str = ""
+    error_column: str | None = None
+    image_field: str = ""
     selection: Selection = EVERYTHING
     dataset: DatasetConfig | None = None
 
@@ -53,11 +53,11 @@ class Shard:
 
     name: str
     entry: Entry
-    until: int | None = None
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True)
-class Unit:
+class ReadUnit:
     """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done. The last
     unit of a shard closes it; `known` rows it had when it was closed before.
     """
@@ -66,7 +66,7 @@ class Unit:
     row_groups: tuple[int, ...] | None = None
     done: tuple[Range, ...] = ()
     last: bool = True
-    known: int = 0
+    known_total: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Source:
 
     layout: Layout
     shards: tuple[Shard, ...]
-    said: str
-    pinned: SourceConfig
+    description: str
+    pinned_config: SourceConfig
 
 
-def unreadable(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
+def unreadable_rows(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
     """Rows that are known to exist and cannot be read."""
     why = schema.reject(Stage.SOURCE, Reason.SHARD_DAMAGED, message)
     rows = range(first, first + count)
@@ -90,7 +90,7 @@ def unreadable(layout: Layout, shard: str, first: int, count: int, message: str)
     )
 
 
-def first_of(wanted: str, automatic: Iterable[str], present: Iterable[str]) -> str | None:
+def choose_name(wanted: str, automatic: Iterable[str], present: Iterable[str]) -> str | None:
     """The configured name if it is there, or the first automatic one that is."""
     names = list(present)
     return next((name for name in ([wanted] if wanted != "auto" else automatic) if name in names), None)

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
-from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, urls, webdataset
-from jobs.sources.selection import chosen
+from jobs.sources import Layout, ReadUnit, Shard, Source, parquet, streamed, urls, webdataset
+from jobs.sources.selection import describe_selection
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import absolute, fixed_folder
+from jobs.storage.paths import absolute, base_folder
 
 _SUFFIXES = {"parquet": (".parquet",), "urls": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 
@@ -20,7 +20,7 @@ _SUFFIXES = {"parquet": (".parquet",), "urls": (".parquet",), "webdataset": (".t
 def discover(storage: Storage, config: SourceConfig) -> Source:
     """List, decide, describe. Raises SourceError when there is nothing to read or a column is not there."""
     if config.dataset is not None:
-        return streamed.describe(config)
+        return streamed.discover(config)
     config = _pinned(storage, config)
     listed = _listed(storage, config)
     tars = _ending(listed, "webdataset")
@@ -31,19 +31,19 @@ def discover(storage: Storage, config: SourceConfig) -> Source:
     form = _format(config, tars, tables, listed)
     shards = tars if form == "webdataset" else tables
     if form == "webdataset":
-        layout = webdataset.describe(storage, shards, sidecars, config)
+        layout = webdataset.choose_layout(storage, shards, sidecars, config)
     else:
-        layout = parquet.describe(storage, shards, config)
+        layout = parquet.choose_layout(storage, shards, config)
     if config.limit is not None:
         shards = _first(storage, layout, shards, config.limit)
     decided = config.model_copy(update={"format": layout.format})
     return Source(layout, tuple(shards), _say(layout, shards, len(sidecars), config), decided)
 
 
-def read(storage: Storage, layout: Layout, unit: Unit, fetch: FetchConfig | None = None) -> Iterator[pa.Table]:
+def read(storage: Storage, layout: Layout, unit: ReadUnit, fetch: FetchConfig | None = None) -> Iterator[pa.Table]:
     """Raw rows of one unit, in the schema of the layout. Without `fetch`, urls stay urls."""
     if layout.format == "urls" and fetch is not None:
-        return urls.fetched(parquet.read(storage, layout, unit), fetch)
+        return urls.fetch_images(parquet.read(storage, layout, unit), fetch)
     if layout.dataset is not None:
         return streamed.read(layout, unit)
     reader = {"parquet": parquet.read, "urls": parquet.read, "webdataset": webdataset.read}[layout.format]
@@ -53,19 +53,19 @@ def read(storage: Storage, layout: Layout, unit: Unit, fetch: FetchConfig | None
 def _first(storage: Storage, layout: Layout, shards: Sequence[Shard], limit: int) -> list[Shard]:
     """The shards that hold the first `limit` selected rows; the last one counts as ending with the last of them."""
     first: list[Shard] = []
-    rows = {"webdataset": webdataset.selected}.get(layout.format, parquet.selected)
+    rows = {"webdataset": webdataset.selected_rows}.get(layout.format, parquet.selected_rows)
     for shard in shards:
         for row in rows(storage, layout, shard):
             limit -= 1
             if limit == 0:
-                return [*first, replace(shard, until=row + 1)]
+                return [*first, replace(shard, max_rows=row + 1)]
         first.append(shard)
     return first
 
 
 def _pinned(storage: Storage, config: SourceConfig) -> SourceConfig:
     try:
-        pinned = tuple(storage.pinned(path) for path in config.paths)
+        pinned = tuple(storage.pin(path) for path in config.paths)
     except StorageError as exc:
         raise SourceError(f"source.path: {exc.message}", exc.hint) from exc
     return config.model_copy(update={"path": pinned[0] if isinstance(config.path, str) else pinned})
@@ -83,7 +83,7 @@ def _listed(storage: Storage, config: SourceConfig) -> list[Shard]:
         if not entries:
             raise SourceError(f"source.path: nothing at {path}", "check the bucket and the folder's name")
         literal = absolute(path)  # a folder may be called like a pattern
-        base = literal if entries[0].path.startswith(f"{literal}/") else fixed_folder(path)
+        base = literal if entries[0].path.startswith(f"{literal}/") else base_folder(path)
         for entry in entries:
             name = entry.path if several else _name(entry, base)
             if not _hidden(_name(entry, base)):
@@ -143,12 +143,12 @@ def _seen(listed: list[Shard]) -> str:
 
 def _say(layout: Layout, shards: Sequence[Shard], sidecars: int, config: SourceConfig) -> str:
     size = sum(shard.entry.size for shard in shards) / 1e9
-    column = ".".join(filter(None, (layout.images[0], layout.leaf)))
+    column = ".".join(filter(None, (layout.image_names[0], layout.image_field)))
     image = {"webdataset": "the image members", "urls": f"the urls in {column}"}.get(layout.format, column)
     parts = [f"{len(shards)} {layout.format} shard{'s' * (len(shards) != 1)}, {size:.3g} GB, images from {image}"]
-    parts.append(f"text from {' or '.join(layout.texts)}" if layout.texts else "no text")
+    parts.append(f"text from {' or '.join(layout.text_names)}" if layout.text_names else "no text")
     parts.append(f"ids from {layout.key}" if layout.key else "no ids")
-    parts += chosen(config)
+    parts += describe_selection(config)
     if sidecars:
         parts.append(f"{sidecars} sidecars skipped")
     return ", ".join(parts)

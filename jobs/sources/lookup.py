@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from jobs import schema
 from jobs.config import FetchConfig
-from jobs.sources import Source, Unit
+from jobs.sources import ReadUnit, Source
 from jobs.sources.discover import read
-from jobs.sources.urls import fetched
+from jobs.sources.urls import fetch_images
 from jobs.storage import Storage
 
 Address = tuple[str, int]
@@ -30,9 +30,9 @@ def read_rows(
     images: dict[Address, bytes] = {}
     rows, drawn = _by_shard(wanted), _by_shard(wanted if pictures is None else pictures)
     for shard in (shard for shard in source.shards if shard.name in rows):
-        tables = _holding(read(storage, source.layout, Unit(shard)), rows[shard.name])
+        tables = _holding(read(storage, source.layout, ReadUnit(shard)), rows[shard.name])
         tables = _noting(tables, shard.name, texts, drawn[shard.name])
-        for table in fetched(tables, config) if source.layout.format == "urls" else tables:
+        for table in fetch_images(tables, config) if source.layout.format == "urls" else tables:
             found = table.filter(pc.is_valid(table.column(schema.IMAGE)))
             for row, image in zip(*(found.column(name).to_pylist() for name in _WANTED), strict=True):
                 images[shard.name, row] = image

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from jobs import schema
 from jobs.row_ranges import outside
-from jobs.sources import Layout, Unit, unreadable
+from jobs.sources import Layout, ReadUnit, unreadable_rows
 from jobs.sources.selection import Mask
 
 _LOST_ROWS = 4096  # of a shard at once
@@ -16,7 +16,7 @@ _LOST_ROWS = 4096  # of a shard at once
 class RowFilter:
     """Sees every row of a unit, in order. Each row it keeps answers for the unselected ones before it."""
 
-    def __init__(self, layout: Layout, unit: Unit, first: int = 0) -> None:
+    def __init__(self, layout: Layout, unit: ReadUnit, first: int = 0) -> None:
         self._layout, self._unit = layout, unit
         self._answered = first  # every row before this one is kept, finished, or answered for
 
@@ -48,13 +48,13 @@ class RowFilter:
         cut or replaced since, then it has those, and what is missing between them is lost.
         """
         shard = self._unit.shard
-        total = stop if shard.until else max([stop, self._unit.known, *(end for _, end in self._unit.done)])
+        total = stop if shard.max_rows else max([stop, self._unit.known_total, *(end for _, end in self._unit.done)])
         if total > stop:
             damage = damage or f"it has {stop} rows, and had {total} when it was read before"
         for first in range(stop, total, _LOST_ROWS):
             count = min(_LOST_ROWS, total - first)
-            taken = self._layout.selection.takes(shard.name, first, count, None)
-            yield self.apply(first, taken, unreadable(self._layout, shard.name, first, count, str(damage)))
+            taken = self._layout.selection.mask(shard.name, first, count, None)
+            yield self.apply(first, taken, unreadable_rows(self._layout, shard.name, first, count, str(damage)))
         yield self.end(total, total, damage)
 
     def _passing(self, since: int, stop: int, total: int | None = None, damage: str | None = None) -> pa.Table:

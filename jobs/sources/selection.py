@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jobs.config import SourceConfig
 from jobs.errors import SourceError
-from jobs.sources.where import Where, parse
+from jobs.sources.where import Condition, parse
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -26,7 +26,7 @@ class Selection:
     seed: int = 0
 
     @classmethod
-    def of(cls, config: SourceConfig, columns: Mapping[str, pa.DataType], at: str) -> "Selection":
+    def from_config(cls, config: SourceConfig, columns: Mapping[str, pa.DataType], at: str) -> "Selection":
         """Raises SourceError for a column that is not there, ConfigError for a condition that does not fit its type."""
         fields: tuple[pa.Field, ...] = ()
         if config.where is not None:
@@ -35,20 +35,20 @@ class Selection:
                 if name not in columns:
                     raise SourceError(f"{at}: no column {name!r} (source.where)", f"its columns: {', '.join(columns)}")
             fields = tuple(pa.field(name, columns[name]) for name in where.columns)
-            where.holds(pa.schema(fields).empty_table())
+            where.evaluate(pa.schema(fields).empty_table())
         sample = config.sample
         return cls(config.where, fields, sample.fraction if sample else 1.0, sample.seed if sample else 0)
 
     @property
-    def names(self) -> list[str]:
+    def column_names(self) -> list[str]:
         """The columns to look at."""
         return [field.name for field in self.fields]
 
     @cached_property
-    def condition(self) -> Where | None:
+    def condition(self) -> Condition | None:
         return None if self.where is None else parse(self.where)
 
-    def takes(self, shard: str, first: int, count: int, columns: pa.Table | None, broken: Mask | None = None) -> Mask:
+    def mask(self, shard: str, first: int, count: int, columns: pa.Table | None, broken: Mask | None = None) -> Mask:
         """bool [count]: which of the rows from `first` on are wanted, by their place and their `columns`; those whose
         columns are `broken` cannot be left out by them. Without columns only their place counts."""
         taken = np.ones(count, bool)
@@ -56,12 +56,12 @@ class Selection:
             taken &= _drawn(f"{self.seed}/{shard}", first, count) < self.fraction
         if self.condition is not None and columns is not None:
             table = columns if columns.num_columns else pa.table({"": pa.nulls(count)})
-            held = self.condition.holds(table).to_numpy()
+            held = self.condition.evaluate(table).to_numpy()
             taken &= held if broken is None else held | broken
         return taken
 
 
-def chosen(config: SourceConfig) -> list[str]:
+def describe_selection(config: SourceConfig) -> list[str]:
     """What a recipe says of its choice, for the user."""
     parts = [f"rows where {config.where}"] if config.where is not None else []
     parts += [f"a sample of {config.sample.fraction:.3g}"] if config.sample is not None else []

@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from jobs.config import DatasetConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
-from jobs.sources import BLOCK_ROWS, Layout, Shard, Source, Unit
-from jobs.sources.batches import raw_of, taken_of
-from jobs.sources.columns import layout_of
+from jobs.sources import BLOCK_ROWS, Layout, ReadUnit, Shard, Source
+from jobs.sources.batches import selected_mask, to_raw
+from jobs.sources.columns import layout_from_columns
 from jobs.sources.row_filter import RowFilter
-from jobs.sources.selection import chosen
+from jobs.sources.selection import describe_selection
 from jobs.storage import Entry, hub
 
 _SAVED = "dataset_info.json"  # what save_to_disk leaves beside its files
 _SHARD = re.compile(r".*-(\d+)-of-(\d+)")
 
 
-def describe(config: SourceConfig) -> Source:
+def discover(config: SourceConfig) -> Source:
     """Raises SourceError when the library cannot open it, or a column is not there."""
     assert config.dataset is not None
     if config.format not in ("auto", "dataset"):
@@ -35,24 +35,26 @@ def describe(config: SourceConfig) -> Source:
     opened = _opened(wanted)
     if opened.features is None:
         opened = opened._resolve_features()  # from its first rows, where nothing declares them
-    layout = layout_of(_encoded(opened).features.arrow_schema, wanted.name, config)
+    layout = layout_from_columns(_encoded(opened).features.arrow_schema, wanted.name, config)
     layout = replace(layout, format="dataset", dataset=wanted)
     count = opened.num_shards
     shards = [Shard(f"{wanted.split}-{i:05}-of-{count:05}", Entry(wanted.name, 0)) for i in range(count)]
     if config.limit is not None:
         shards = _first(layout, shards, config.limit)
-    said = f"{wanted.name}, split {wanted.split}, {count} shard{'s' * (count != 1)}, images from {layout.images[0]}"
-    text = f"text from {layout.texts[0]}" if layout.texts else "no text"
+    said = (
+        f"{wanted.name}, split {wanted.split}, {count} shard{'s' * (count != 1)}, images from {layout.image_names[0]}"
+    )
+    text = f"text from {layout.text_names[0]}" if layout.text_names else "no text"
     decided = config.model_copy(update={"dataset": wanted, "format": "dataset"})
-    return Source(layout, tuple(shards), ", ".join([said, text, *chosen(config)]), decided)
+    return Source(layout, tuple(shards), ", ".join([said, text, *describe_selection(config)]), decided)
 
 
-def read(layout: Layout, unit: Unit) -> Iterator[pa.Table]:
+def read(layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]:
     """The shard's rows, then its end. Raises StorageError when its files cannot be read."""
     at, row_filter = 0, RowFilter(layout, unit)
     for batch in _batches(layout, unit.shard):
-        taken = taken_of(pa.Table.from_batches([batch]), layout, unit.shard, at)
-        yield row_filter.apply(at, taken, raw_of(_with_bytes(batch, layout, taken), layout, unit.shard, at))
+        taken = selected_mask(pa.Table.from_batches([batch]), layout, unit.shard, at)
+        yield row_filter.apply(at, taken, to_raw(_with_bytes(batch, layout, taken), layout, unit.shard, at))
         at += batch.num_rows
     yield row_filter.end(at, at)
 
@@ -62,9 +64,9 @@ def _first(layout: Layout, shards: list[Shard], limit: int) -> list[Shard]:
     for shard in shards:
         at = 0
         for batch in _batches(layout, shard):
-            places = np.flatnonzero(taken_of(pa.Table.from_batches([batch]), layout, shard, at))
+            places = np.flatnonzero(selected_mask(pa.Table.from_batches([batch]), layout, shard, at))
             if places.size >= limit:
-                return [*first, replace(shard, until=at + int(places[limit - 1]) + 1)]
+                return [*first, replace(shard, max_rows=at + int(places[limit - 1]) + 1)]
             limit, at = limit - places.size, at + batch.num_rows
         first.append(shard)
     return first
@@ -74,7 +76,7 @@ def _batches(layout: Layout, shard: Shard) -> Iterator[pa.RecordBatch]:
     match = _SHARD.fullmatch(shard.name)
     assert match, shard.name
     assert layout.dataset is not None
-    left = shard.until
+    left = shard.max_rows
     try:
         piece = _encoded(_opened(layout.dataset)).shard(num_shards=int(match[2]), index=int(match[1]))
         for table in piece.with_format("arrow").iter(batch_size=BLOCK_ROWS):
@@ -89,8 +91,8 @@ def _batches(layout: Layout, shard: Shard) -> Iterator[pa.RecordBatch]:
 
 def _with_bytes(batch: pa.RecordBatch, layout: Layout, taken: Any) -> pa.RecordBatch:
     """Images that are only named, as in a folder of files, read; of rows that are not taken left out."""
-    column = batch.column(layout.images[0])
-    if not layout.leaf or column.type.get_field_index("path") < 0:
+    column = batch.column(layout.image_names[0])
+    if not layout.image_field or column.type.get_field_index("path") < 0:
         return batch
     images = column.to_pylist()
     if all(image is None or image["bytes"] is not None for image in images):
@@ -102,7 +104,7 @@ def _with_bytes(batch: pa.RecordBatch, layout: Layout, taken: Any) -> pa.RecordB
         else image
         for image, wanted in zip(images, taken, strict=True)
     ]
-    at = batch.schema.get_field_index(layout.images[0])
+    at = batch.schema.get_field_index(layout.image_names[0])
     return batch.set_column(at, batch.schema.field(at), pa.array(read, column.type))
 
 
@@ -141,7 +143,7 @@ def _pinned(wanted: DatasetConfig) -> DatasetConfig:
     if os.path.isdir(os.path.expanduser(wanted.name)):
         return wanted.model_copy(update={"name": os.path.abspath(os.path.expanduser(wanted.name))})
     try:
-        at = hub.pinned(f"{hub.SCHEME}datasets/{wanted.name}{f'@{wanted.revision}' if wanted.revision else ''}")
+        at = hub.pin_to_commit(f"{hub.SCHEME}datasets/{wanted.name}{f'@{wanted.revision}' if wanted.revision else ''}")
     except StorageError as exc:
         raise SourceError(f"source.dataset: {exc.message}", exc.hint) from exc
     return wanted.model_copy(update={"revision": at.rpartition("@")[2]})

@@ -22,7 +22,7 @@ class Sample:
     damage: str | None = None
 
 
-def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
+def read_samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
     """Every sample of a tar. Raises Damaged after the last one that could be found, which then is damaged too."""
     sample: Sample | None = None
     try:

@@ -19,7 +19,7 @@ from jobs.fetch import Fetcher
 _HELD = 256 << 20  # bytes of images that wait for others of their table, before no more urls are taken
 
 
-def fetched(tables: Iterable[pa.Table], config: FetchConfig) -> Iterator[pa.Table]:
+def fetch_images(tables: Iterable[pa.Table], config: FetchConfig) -> Iterator[pa.Table]:
     """Raw tables whose image column holds urls -> with the bytes there, or with rejects. Their order may change."""
     fetcher, waiting = _fetcher(config), _Waiting()
     left = iter(tables)

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from jobs import schema
 from jobs.config import SourceConfig
 from jobs.errors import Reason, Reject, SourceError, Stage
-from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, first_of
-from jobs.sources.parquet import BROKEN
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, ReadUnit, Shard, choose_name
+from jobs.sources.parquet import DAMAGE_ERRORS
 from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import Selection
-from jobs.sources.tars import Sample, samples
+from jobs.sources.tars import Sample, read_samples
 from jobs.storage import Entry, Storage
 
 PEEK = 64  # samples read to learn the json's fields and their types
@@ -33,7 +33,9 @@ _WHERE = "where"  # in a row: the fields that it is chosen by, which may be call
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, Entry], config: SourceConfig) -> Layout:
+def choose_layout(
+    storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, Entry], config: SourceConfig
+) -> Layout:
     """The layout, from the first samples of the first readable tar and the Parquet sidecar beside it."""
     for shard in shards:
         samples = _peek(storage, shard)
@@ -49,7 +51,7 @@ def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, E
             f"their suffixes: {', '.join(suffixes)}; source.image_column names another",
         )
     fields = _json_fields(samples) | _sidecar_fields(storage, sidecars.get(shard.name))
-    text = first_of(config.text_column, reversed(schema.TEXT_NAMES), [*suffixes, *fields])
+    text = choose_name(config.text_column, reversed(schema.TEXT_NAMES), [*suffixes, *fields])
     if text is None and config.text_column != "auto":
         raise SourceError(f"{shard.entry.path}: no member or json field {config.text_column!r} (source.text_column)")
     for name in config.keep:
@@ -57,16 +59,16 @@ def describe(storage: Storage, shards: Sequence[Shard], sidecars: Mapping[str, E
             known = f"the json's fields: {', '.join(fields)}" if fields else "the tar has no json"
             raise SourceError(f"{shard.entry.path}: no json field {name!r} to keep (source.keep)", known)
     kept = tuple(pa.field(name, fields[name]) for name in config.keep)
-    selection = Selection.of(config, fields, shard.entry.path)
+    selection = Selection.from_config(config, fields, shard.entry.path)
     return Layout("webdataset", images, (text,) if text else (), "__key__", pa.string(), kept, selection=selection)
 
 
-def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
+def read(storage: Storage, layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]:
     """The shard's samples, then its end; damage cuts a shard short, and the end says so."""
-    buffer = Buffer(layout, unit)
+    buffer = RowBuffer(layout, unit)
     damage = None
     try:
-        for sample in itertools.islice(samples(storage, unit.shard.entry), unit.shard.until):
+        for sample in itertools.islice(read_samples(storage, unit.shard.entry), unit.shard.max_rows):
             buffer.add(_row(sample, layout))
             if buffer.full:
                 yield buffer.take()
@@ -76,10 +78,10 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     yield from buffer.end(damage)
 
 
-class Buffer:
+class RowBuffer:
     """Collects the rows of a tar, given one by one, into tables of bounded size."""
 
-    def __init__(self, layout: Layout, unit: Unit) -> None:
+    def __init__(self, layout: Layout, unit: ReadUnit) -> None:
         self._layout, self._shard = layout, unit.shard.name
         self._filter = RowFilter(layout, unit)
         self._first, self._bytes = 0, 0
@@ -98,7 +100,7 @@ class Buffer:
         rows, selection = self._rows, self._layout.selection
         looked_at = pa.Table.from_pylist([row.get(_WHERE, {}) for row in rows], schema=pa.schema(selection.fields))
         broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
-        taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
+        taken = selection.mask(self._shard, self._first, len(rows), looked_at, broken)
         table = self._filter.apply(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table
@@ -107,9 +109,9 @@ class Buffer:
         return self._filter.close(self._first, damage)
 
 
-def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
+def selected_rows(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
     """The numbers of the selected rows, in order; the tar is streamed as far as they are asked for."""
-    for table in read(storage, layout, Unit(shard)):
+    for table in read(storage, layout, ReadUnit(shard)):
         rows = table.filter(pc.invert(table.column(schema.END)))
         yield from rows.column(schema.ROW).to_pylist()
 
@@ -120,13 +122,13 @@ def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
         return row | schema.reject(Stage.SOURCE, Reason.SHARD_DAMAGED, sample.damage)
     try:
         fields = layout.selection.fields
-        about = _json(sample) if layout.kept or fields or layout.texts else {}
+        about = _json(sample) if layout.kept or fields or layout.text_names else {}
         row |= {column.name: _kept(about, column) for column in layout.kept}
         row[_WHERE] = {column.name: _kept(about, column) for column in fields}
         row[schema.TEXT] = _text(sample, about, layout)
     except Reject as exc:
         return row | schema.reject(Stage.SOURCE, exc.reason, exc.message)
-    image = next((sample.members[suffix] for suffix in layout.images if suffix in sample.members), None)
+    image = next((sample.members[suffix] for suffix in layout.image_names if suffix in sample.members), None)
     if image is None:
         message = f"no image member, only {', '.join(sample.members) or 'nothing'}"
         return row | schema.reject(Stage.SOURCE, Reason.NO_IMAGE, message)
@@ -149,7 +151,7 @@ def _json(sample: Sample) -> dict[str, Any]:
 
 
 def _text(sample: Sample, about: dict[str, Any], layout: Layout) -> str | None:
-    for name in layout.texts:
+    for name in layout.text_names:
         try:
             if name in sample.members:
                 return sample.members[name].decode()
@@ -176,7 +178,7 @@ def _kept(about: dict[str, Any], column: pa.Field) -> Any:
 def _peek(storage: Storage, shard: Shard) -> list[Sample]:
     found: list[Sample] = []
     with suppress(Damaged):  # reported when the shard is read
-        for sample in itertools.islice(samples(storage, shard.entry), PEEK):
+        for sample in itertools.islice(read_samples(storage, shard.entry), PEEK):
             found.append(sample)
     return [sample for sample in found if sample.damage is None]
 
@@ -206,7 +208,7 @@ def _sidecar_fields(storage: Storage, sidecar: Entry | None) -> dict[str, pa.Dat
         return {}
     try:
         columns = pq.read_schema(storage.open(sidecar))
-    except BROKEN:
+    except DAMAGE_ERRORS:
         return {}
     return {column.name: column.type for column in columns if any(is_kind(column.type) for is_kind in _JSON_KINDS)}
 

@@ -30,7 +30,7 @@ _HINT = "for example: watermark_score < 0.5 and width >= 256 and lang in ('en', 
 
 
 @dataclass(frozen=True)
-class Where:
+class Condition:
     """A parsed condition, the columns it names, those of them that it does arithmetic with, those that it compares with
     a float, and whether it asks for nulls, of which statistics know other ones: NaN is null here."""
 
@@ -40,7 +40,7 @@ class Where:
     floats: tuple[str, ...]
     nulls: bool
 
-    def holds(self, table: pa.Table) -> pa.ChunkedArray:
+    def evaluate(self, table: pa.Table) -> pa.ChunkedArray:
         """bool, one for each row. Raises ConfigError when a column is of a type that the condition does not fit."""
         for name in self.numbers:
             if not _is_number(table.schema.field(name).type):
@@ -66,7 +66,7 @@ class Where:
         return table
 
 
-def parse(text: str) -> Where:
+def parse(text: str) -> Condition:
     """Raises ConfigError that shows where the text stops making sense."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -75,7 +75,7 @@ def parse(text: str) -> Where:
         reader = _Reader(text.strip())
         condition = _expression(reader.read(tree))
         columns, numbers, floats = map(dict.fromkeys, (reader.columns, reader.numbers, reader.floats))
-        return Where(condition, tuple(columns), tuple(numbers), tuple(floats), reader.nulls)
+        return Condition(condition, tuple(columns), tuple(numbers), tuple(floats), reader.nulls)
     except SyntaxError as exc:
         raise ConfigError(f"source.where: {text[:200]!r}: {exc.msg} at letter {exc.offset}", _HINT) from None
     except (RecursionError, MemoryError, ValueError, OverflowError) as exc:

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from jobs.config.run import StorageConfig
 from jobs.errors import StorageError
 from jobs.storage import atomic, hub, listing
-from jobs.storage.paths import GLOB, absolute, expand_braces, is_local
+from jobs.storage.paths import GLOB_CHARACTERS, absolute, expand_braces, is_local
 from jobs.storage.ranges import ObjectChanged, RangeFile, ReadAheadFile, etag_of, read_range
 from jobs.storage.retry import error_code, with_retries
 
@@ -43,9 +43,9 @@ class Storage:
 
     config: StorageConfig = field(default_factory=StorageConfig)
 
-    def pinned(self, path: str) -> str:
+    def pin(self, path: str) -> str:
         """The path as it will mean the same in the next run: absolute, or at one commit of the hub."""
-        return hub.pinned(path) if path.startswith(hub.SCHEME) else absolute(path)
+        return hub.pin_to_commit(path) if path.startswith(hub.SCHEME) else absolute(path)
 
     def find(self, path: str) -> list[Entry]:
         """Every object of a folder (recursively), a file, a glob or a brace pattern, sorted; one listing each.
@@ -54,17 +54,17 @@ class Storage:
         """
         with self._translate(path):
             if is_local(path) and os.path.exists(absolute(path)):
-                return self.tree(path)  # a name that only looks like a pattern
+                return self.list_files(path)  # a name that only looks like a pattern
             patterns = expand_braces(path)
             if patterns != [path]:
                 found = self._named(patterns)
             else:
-                found = self._glob(path) if GLOB.search(path) else self._tree(path)
+                found = self._glob(path) if GLOB_CHARACTERS.search(path) else self._tree(path)
             if not found and path.startswith("s3://"):
                 self._check_bucket(path)
             return sorted(found, key=lambda entry: entry.path)
 
-    def tree(self, path: str) -> list[Entry]:
+    def list_files(self, path: str) -> list[Entry]:
         """Every object below a folder, or the file itself, sorted; the name is no pattern."""
         with self._translate(path):
             return sorted(self._tree(path), key=lambda entry: entry.path)
@@ -99,29 +99,29 @@ class Storage:
         with self._translate(path):
             fs, name = self._fs(_writable(path))
             if is_local(path):
-                with atomic.file(name) as file:
+                with atomic.write_file(name) as file:
                     file.write(data)
             else:
                 with_retries(lambda: fs.pipe_file(name, bytes(data)))
 
     @contextlib.contextmanager
-    def writing(self, path: str) -> Iterator[BinaryIO]:
+    def open_for_writing(self, path: str) -> Iterator[BinaryIO]:
         """A file to write from its first byte to its last, for objects too big to hold; replaces what is there.
 
         Visible only when complete: nothing is there when the block raises.
         """
         with self._translate(path):
             fs, name = self._fs(_writable(path))
-            with atomic.file(name) if is_local(path) else atomic.upload(fs, name) as file:
+            with atomic.write_file(name) if is_local(path) else atomic.upload(fs, name) as file:
                 yield file
 
-    def put_new(self, path: str, data: bytes) -> bool:
+    def put_if_absent(self, path: str, data: bytes) -> bool:
         """Put, unless something is there already; whether it was put. Of several callers at once one succeeds."""
         with self._translate(path):
             fs, name = self._fs(path)
             try:
                 if is_local(path):
-                    with atomic.file(name, reveal=atomic.create_exclusive) as file:
+                    with atomic.write_file(name, reveal=atomic.create_exclusive) as file:
                         file.write(data)
                 else:
                     with_retries(lambda: fs.pipe_file(name, data, mode="create"))
@@ -131,7 +131,7 @@ class Storage:
                 raise
             return True
 
-    def date_of(self, path: str) -> str:
+    def server_date(self, path: str) -> str:
         """The time by an S3 store's own clock, as HTTP writes it."""
         with self._translate(path):
             fs, name = self._fs(path)
@@ -162,7 +162,7 @@ class Storage:
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
             return len(found)
 
-    def fetch_folder(self, path: str, into: str) -> None:
+    def download_folder(self, path: str, into: str) -> None:
         """Copy a folder of objects to a local folder."""
         for entry in self.find(path):
             target = os.path.join(into, os.path.relpath(entry.path, path.rstrip("/")))
@@ -200,7 +200,7 @@ class Storage:
         fs, name = self._fs(path)
         try:
             if is_local(path) and os.path.isdir(name):
-                return self._entries(path, listing.files(name, fs.info))
+                return self._entries(path, listing.list_files(name, fs.info))
             return self._entries(path, fs.find(name, detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -238,7 +238,7 @@ class Storage:
         found = []
         for name, info in infos.items():
             if info.get("islink") and not os.path.isdir(name):
-                info = listing.behind(name, fs.info)  # listings describe the link, not its file
+                info = listing.follow_link(name, fs.info)  # listings describe the link, not its file
             if info["type"] == "file":
                 found.append(Entry(scheme + name, info["size"] or 0, etag_of(info)))
         return found
@@ -247,7 +247,7 @@ class Storage:
     def _translate(self, path: str) -> Iterator[None]:
         """Foreign errors into StorageError, in this one place."""
         try:
-            with hub.complaints(path) if path.startswith(hub.SCHEME) else contextlib.nullcontext():
+            with hub.translate_errors(path) if path.startswith(hub.SCHEME) else contextlib.nullcontext():
                 yield
         except StorageError:
             raise

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 # What mounts of buckets and shares say, which have no links, and folders that cannot be synced.
-_CANNOT = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_UNSUPPORTED = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
+def write_file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
     """Open a local file that gets its name when it is whole. `reveal(temporary, name)` names it: `create_exclusive`
     refuses a name that is taken, `os.replace` replaces what has it.
     """
@@ -32,7 +32,7 @@ def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator
     try:
         os.fsync(handle)
     except OSError as exc:
-        if exc.errno not in _CANNOT:
+        if exc.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(handle)
@@ -43,7 +43,7 @@ def create_exclusive(temporary: str, name: str) -> None:
     try:
         os.link(temporary, name)
     except OSError as exc:
-        if exc.errno not in _CANNOT:
+        if exc.errno not in _UNSUPPORTED:
             raise
         with open(name, "xb") as there, open(temporary, "rb") as made:  # for a moment it is there and empty
             there.write(made.read())

@@ -18,9 +18,9 @@ def filesystem() -> Any:
     return HfFileSystem()
 
 
-def pinned(path: str) -> str:
+def pin_to_commit(path: str) -> str:
     """The path at the commit that its revision, or the newest, is now. Raises StorageError."""
-    with complaints(path):
+    with translate_errors(path):
         fs = filesystem()
         at = fs.resolve_path(path.removeprefix(SCHEME))
         if not hasattr(at, "repo_type"):
@@ -31,7 +31,7 @@ def pinned(path: str) -> str:
 
 
 @contextlib.contextmanager
-def complaints(path: str) -> Iterator[None]:
+def translate_errors(path: str) -> Iterator[None]:
     """What the hub and its client raise, as StorageError."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 

@@ -10,7 +10,7 @@ from jobs.errors import StorageError
 Info = dict[str, Any]
 
 
-def files(folder: str, info: Callable[[str], Info]) -> dict[str, Info]:
+def list_files(folder: str, info: Callable[[str], Info]) -> dict[str, Info]:
     """What `info` says of every file below, through links too. One that is gone by then is left out: what other runs
     write has another name until it is whole. Raises StorageError for a link to nothing, OSError for a folder that
     cannot be listed.
@@ -18,11 +18,11 @@ def files(folder: str, info: Callable[[str], Info]) -> dict[str, Info]:
     found = {}
     for name in _walk(folder):
         with contextlib.suppress(FileNotFoundError):
-            found[name] = behind(name, info) if os.path.islink(name) else info(name)
+            found[name] = follow_link(name, info) if os.path.islink(name) else info(name)
     return found
 
 
-def behind(link: str, info: Callable[[str], Info]) -> Info:
+def follow_link(link: str, info: Callable[[str], Info]) -> Info:
     """What `info` says of the file that a link leads to. Raises StorageError where there is none: left out, a shard
     would be missed by nobody.
     """

@@ -5,7 +5,7 @@ import re
 
 from fsspec.utils import glob_translate
 
-GLOB = re.compile(r"[*?\[]")
+GLOB_CHARACTERS = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"\w+:/")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -31,7 +31,7 @@ def expand_braces(path: str) -> list[str]:
     return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
 
 
-def fixed_folder(path: str) -> str:
+def base_folder(path: str) -> str:
     """The folder that names of the found objects are relative to: what comes before any pattern."""
     match = re.search(r"[*?\[{]", path)
     return absolute(path if match is None else path[: match.start()].rpartition("/")[0] or ".")
@@ -42,12 +42,16 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path.removeprefix("file://"))) if is_local(path) else path.rstrip("/")
 
 
-def listed_by(path: str, name: str) -> bool:
+def matches(path: str, name: str) -> bool:
     """Whether a listing of the folder, file or pattern would find the object with this absolute name."""
     if name.startswith(f"{absolute(path)}/"):
         return True
     for pattern in map(absolute, expand_braces(path)):
-        if re.match(glob_translate(pattern), name) if GLOB.search(pattern) else name.startswith(f"{pattern}/"):
+        if (
+            re.match(glob_translate(pattern), name)
+            if GLOB_CHARACTERS.search(pattern)
+            else name.startswith(f"{pattern}/")
+        ):
             return True
     return False
 

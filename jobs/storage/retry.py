@@ -32,13 +32,13 @@ def with_retries(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except (OSError, ClientError, *_LOST) as exc:
-            if attempt == ATTEMPTS - 1 or not transient(exc):
+            if attempt == ATTEMPTS - 1 or not is_transient(exc):
                 raise
             time.sleep(random.uniform(0, min(_LONGEST, _FIRST * 2**attempt)))
     raise AssertionError("unreachable")
 
 
-def transient(exc: BaseException) -> bool:
+def is_transient(exc: BaseException) -> bool:
     """Whether trying again may help. s3fs hides the answer's code in the cause of an OSError."""
     if isinstance(exc, (ShortRead, *_LOST)):
         return True

@@ -48,7 +48,9 @@ def test_init_prints_a_recipe_that_loads(capsys: pytest.CaptureFixture[str], tmp
     config = load_recipe(tmp_path / "job.yaml")
     assert config.source.path == "s3://bucket/{00000..00127}.tar"
     assert config.output.path == "out #1: ümlaut"
-    assert config == JobConfig.of({"source": {"path": config.source.path}, "output": {"path": config.output.path}})
+    assert config == JobConfig.from_dict(
+        {"source": {"path": config.source.path}, "output": {"path": config.output.path}}
+    )
 
 
 def test_init_of_nothing_is_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:

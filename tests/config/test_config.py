@@ -16,7 +16,7 @@ PATHS = {"source": {"path": "in"}, "output": {"path": "out"}}
 
 def message(tree: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
-        JobConfig.of(tree)
+        JobConfig.from_dict(tree)
     return caught.value.message
 
 
@@ -68,7 +68,7 @@ def test_every_mistake_is_reported_at_once() -> None:
 def test_a_number_may_be_written_as_people_write_it() -> None:
     """To YAML, 1e-3 is text."""
     source = {**PATHS["source"], "sample": {"fraction": "1e-3"}}
-    config = JobConfig.of({**PATHS, "source": source, "limits": {"decode_seconds": 5}})
+    config = JobConfig.from_dict({**PATHS, "source": source, "limits": {"decode_seconds": 5}})
     assert config.source.sample is not None
     assert (config.source.sample.fraction, config.limits.decode_seconds) == (0.001, 5.0)
 
@@ -162,7 +162,7 @@ def test_a_mistake_among_many_labels_is_said_in_a_few_words() -> None:
 
 
 def test_zero_shot_labels_are_taken_without_the_space_around_them() -> None:
-    config = JobConfig.of({**PATHS, "models": {"align": {"zero_shot": {"labels": [" a cat", "a dog "]}}}})
+    config = JobConfig.from_dict({**PATHS, "models": {"align": {"zero_shot": {"labels": [" a cat", "a dog "]}}}})
     assert config.models.align is not None
     assert config.models.align.zero_shot is not None
     assert config.models.align.zero_shot.labels == ("a cat", "a dog")
@@ -182,7 +182,7 @@ def test_a_job_without_any_model_is_refused() -> None:
 
 
 def test_a_config_cannot_be_changed() -> None:
-    config = JobConfig.of(PATHS)
+    config = JobConfig.from_dict(PATHS)
     with pytest.raises(ValidationError, match="frozen"):
         config.output.path = "elsewhere"  # type: ignore[misc]
 
@@ -230,7 +230,7 @@ def test_a_misspelt_override_names_the_nearest_key(tmp_path: Path) -> None:
 
 def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
     """The run stores its recipe and hands it to the cluster as YAML."""
-    config = JobConfig.of(
+    config = JobConfig.from_dict(
         {
             "source": {"path": ["s3://b/{0..3}.tar", "ünï/*.tar", "no", "1e3"], "keep": ["url", "null"]},
             "models": {
@@ -262,4 +262,4 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
 def test_a_limit_has_an_end(name: str) -> None:
     """No timer takes infinity: every image was a crash of its decoder."""
     with pytest.raises(ConfigError, match=f"limits.{name}"):
-        JobConfig.of({"source": {"path": "in"}, "output": {"path": "out"}, "limits": {name: float("inf")}})
+        JobConfig.from_dict({"source": {"path": "in"}, "output": {"path": "out"}, "limits": {name: float("inf")}})

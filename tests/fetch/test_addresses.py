@@ -8,7 +8,7 @@ import pytest
 
 from jobs.config import FetchConfig
 from jobs.fetch import Fetcher, addresses
-from jobs.fetch.addresses import Addresses, Refused
+from jobs.fetch.addresses import AddressPolicy, AddressRefused
 from tests.fetch.conftest import MakeFetcher, fetched, only
 from tests.fetch.hostile import IMAGE, Everywhere, Hostile
 
@@ -29,31 +29,31 @@ PUBLIC += ["2606:4700::1111", "2a00:1450:4001::1", "::ffff:8.8.8.8", "64:ff9b::8
 
 @pytest.mark.parametrize("address", SPECIAL)
 def test_a_special_address_is_refused(address: str) -> None:
-    assert Addresses().why_not(address)
+    assert AddressPolicy().refusal(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_not(address: str) -> None:
-    assert Addresses().why_not(address) is None
+    assert AddressPolicy().refusal(address) is None
 
 
 @pytest.mark.parametrize("text", ["localhost", "0x7f.1", "2130706433", "127.1", "fe80::1%lo", "", "8.8.8.8 "])
 def test_what_is_not_written_as_an_address_is_refused(text: str) -> None:
     """A socket would look it up, after the check."""
-    assert Addresses().why_not(text)
+    assert AddressPolicy().refusal(text)
 
 
 def test_a_network_that_the_recipe_names_is_allowed_in_every_form() -> None:
-    named = Addresses(["10.1.0.0/16", "fd00::/8"])
+    named = AddressPolicy(["10.1.0.0/16", "fd00::/8"])
     for allowed in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::1"):
-        assert named.why_not(allowed) is None, allowed
+        assert named.refusal(allowed) is None, allowed
     for refused in ("10.2.0.1", "::ffff:10.2.0.1", "127.0.0.1", "fc00::1", "2002:a01:203::"):
-        assert named.why_not(refused), refused
+        assert named.refusal(refused), refused
 
 
 def test_no_socket_is_made_for_a_special_address() -> None:
-    with pytest.raises(Refused) as caught:
-        Addresses().open_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)))
+    with pytest.raises(AddressRefused) as caught:
+        AddressPolicy().open_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)))
     assert caught.value.message == "169.254.169.254 is link-local, where metadata services are"
 
 

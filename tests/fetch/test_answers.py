@@ -178,7 +178,7 @@ def test_a_host_that_does_not_answer_is_not_asked_by_every_url(fetcher: MakeFetc
     alive = [server.url(f"named/{i}", "alive.example") for i in range(10)]
     found = fetched(fetcher(read_seconds=0.3, retries=1), *urls, *alive)
     assert found == ["timeout"] * 200 + [f"/named/{i}".encode() for i in range(10)]
-    assert sum(request.words[0] == "silence" for request in server.requests) <= 2 * hosts.GIVE_UP
+    assert sum(request.words[0] == "silence" for request in server.requests) <= 2 * hosts.MAX_UNANSWERED
 
 
 def test_a_host_that_answers_now_and_then_is_asked_on(fetcher: MakeFetcher, server: Hostile) -> None:
@@ -189,7 +189,7 @@ def test_a_host_that_answers_now_and_then_is_asked_on(fetcher: MakeFetcher, serv
 def test_a_down_host_is_asked_again_after_a_while(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "DOWN", 0.2)
+    monkeypatch.setattr(hosts, "DOWN_SECONDS", 0.2)
     asking = fetcher()
     assert set(fetched(asking, *[server.url(f"reset/{i}") for i in range(20)])) == {"connect"}
     time.sleep(0.3)
@@ -220,12 +220,12 @@ def test_a_machine_without_files_to_open_is_an_error_of_the_job(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not the row's fault: a reject would be wrong, thousands of times."""
-    from jobs.fetch.addresses import Addresses
+    from jobs.fetch.addresses import AddressPolicy
 
     def none_left(*args: Any) -> socket.socket:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Addresses, "open_socket", none_left)
+    monkeypatch.setattr(AddressPolicy, "open_socket", none_left)
     with pytest.raises(ClusterError, match="Too many open files"):
         only(fetcher(), server.url("image"))
 

@@ -76,8 +76,8 @@ def test_the_sidecars_of_img2dataset_are_no_shards(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{name}.parquet", {"key": ["0"], "url": ["u"]})
     source = listed(tmp_path)
     assert [shard.name for shard in source.shards] == ["00000.tar", "00001.tar"]
-    assert source.said.startswith("2 webdataset shards")
-    assert source.said.endswith("2 sidecars skipped")
+    assert source.description.startswith("2 webdataset shards")
+    assert source.description.endswith("2 sidecars skipped")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.row_ranges import Coverage
-from jobs.sources import Unit
+from jobs.sources import ReadUnit
 from jobs.sources.discover import read
 from jobs.sources.webdataset import PEEK
 from jobs.storage import Storage
@@ -66,7 +66,7 @@ def test_a_shard_that_was_cut_when_half_of_it_was_done_can_be_completed(tmp_path
         path.write_bytes(path.read_bytes()[: 6 * 1536 if form == "tar" else -20])
     done, known = (((0, 3), (8, 9)), 0) if how != "longer before" else (((0, 3),), 9)
     source = listed(tmp_path)
-    raw = Raw(list(read(Storage(), source.layout, Unit(source.shards[0], None, done, known=known))))
+    raw = Raw(list(read(Storage(), source.layout, ReadUnit(source.shards[0], None, done, known_total=known))))
     whole = Coverage(done, known or None) | accounted(raw.tables)
     assert (whole.complete, whole.total) == (True, 9)
     assert any(end["_message"] for end in raw.ends)

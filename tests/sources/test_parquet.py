@@ -107,7 +107,7 @@ def test_a_column_that_cannot_serve_is_not_taken_unasked(tmp_path: Path) -> None
     """pandas makes ids with one null floats: such a corpus has no ids, and can be run all the same."""
     write_parquet(tmp_path / "0.parquet", {"jpg": [b"a"], "id": [0.5], "text": [5], "caption": ["a cat"]})
     layout = discover(Storage(), SourceConfig(path=str(tmp_path), keep=())).layout
-    assert (layout.key, layout.texts) == (None, ("caption",))
+    assert (layout.key, layout.text_names) == (None, ("caption",))
 
 
 def test_a_later_shard_without_a_column_is_named(tmp_path: Path) -> None:

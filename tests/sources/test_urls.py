@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.config import FetchConfig
-from jobs.sources import BLOCK_ROWS, Unit, urls
+from jobs.sources import BLOCK_ROWS, ReadUnit, urls
 from jobs.sources.discover import read
 from jobs.sources.lookup import read_rows as look_up
 from jobs.storage import Storage
@@ -78,12 +78,12 @@ def shards(tmp_path: Path, site: Site) -> Path:
 def tables(path: Path, done: tuple[tuple[int, int], ...] = (), **keys: Any) -> Raw:
     source = listed(path, **keys)
     (one,) = source.shards
-    return Raw(list(read(Storage(), source.layout, Unit(one, None, done), LOCAL)))
+    return Raw(list(read(Storage(), source.layout, ReadUnit(one, None, done), LOCAL)))
 
 
 def test_every_row_is_bytes_or_a_reject_with_its_reason(shards: Path) -> None:
     source = listed(shards, keep=["url"])
-    assert source.layout.format == source.pinned.format == "urls"
+    assert source.layout.format == source.pinned_config.format == "urls"
     raw = tables(shards, keep=["url"])
     assert sorted(raw.numbers) == list(range(ROWS))
     assert raw.rejects == {5: "http_404", 9: "no_image", 250: "http_404"}

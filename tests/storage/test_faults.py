@@ -11,10 +11,10 @@ import pytest
 from jobs import storage as storing
 from jobs.config import SourceConfig, StorageConfig
 from jobs.demo import corpus
-from jobs.errors import JobError, SetAside, StorageError
+from jobs.errors import JobError, ShardsSetAside, StorageError
 from jobs.output.ledger import read as read_ledger
 from jobs.run import run
-from jobs.sources import Unit
+from jobs.sources import ReadUnit
 from jobs.sources.discover import discover
 from jobs.sources.discover import read as read_unit
 from jobs.storage import CHUNK, Storage, retry
@@ -136,7 +136,7 @@ def test_a_tar_streamed_through_lost_connections_gives_the_same_rows(
     _pad(tmp_path / "in" / "00000.tar", 3 * CHUNK)
     put_folder(tmp_path / "in", f"{bucket}/in")
     source = discover(storage, SourceConfig(path=f"{bucket}/in"))
-    unit = Unit(source.shards[0])
+    unit = ReadUnit(source.shards[0])
     whole = list(read_unit(storage, source.layout, unit))
     assert sum(table.num_rows for table in whole) >= 30
     for request, offset in enumerate([0, 511, 512, CHUNK // 2], 1):
@@ -172,7 +172,7 @@ def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
     proxy.on("GET", r"/in/part-00001", error(403, "ExpiredToken"), times=None)
     with pytest.raises(JobError, match=r"part-00001\.parquet: access denied") as told:
         run(config)
-    assert not isinstance(told.value, SetAside)
+    assert not isinstance(told.value, ShardsSetAside)
     assert "credentials" in told.value.hint
     proxy.light()
     before = {obj.entry.path for obj in read_ledger(Storage(), config.output.path).objects}

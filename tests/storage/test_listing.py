@@ -36,7 +36,9 @@ def test_the_jobs_own_folder_is_no_pattern(tmp_path: Path, name: str) -> None:
     """Such an output never completed, and grew with every run: its objects were written and never found."""
     storage = Storage()
     storage.put(f"{tmp_path}/{name}/rows/part.parquet", b"x")
-    assert [entry.path for entry in storage.tree(f"{tmp_path}/{name}/rows")] == [f"{tmp_path}/{name}/rows/part.parquet"]
+    assert [entry.path for entry in storage.list_files(f"{tmp_path}/{name}/rows")] == [
+        f"{tmp_path}/{name}/rows/part.parquet"
+    ]
 
 
 def test_a_listing_is_whole_while_others_write(tmp_path: Path) -> None:
