@@ -99,7 +99,7 @@ def test_without_logging_a_program_sees_lines_and_with_it_gets_records() -> None
     form = "%(name)s %(event)s %(run)s %(fields)s %(message)s"
     asked = python(
         f"import logging, sys\nlogging.basicConfig(level='DEBUG', stream=sys.stdout, format='{form}')\n"
-        "from jobs import log\nlog.begin('r1')\n"
+        "from jobs import log\nlog.set_run('r1')\n"
         "log.say('shard', 'x', level=logging.DEBUG, rows=3)\nprint(log.writes_lines())"
     )
     assert (asked.stderr, asked.stdout) == ("", "coyo_jobs shard r1 {'rows': 3} x\nFalse\n")

@@ -145,7 +145,7 @@ def test_a_data_set_without_images_says_which_columns_it_has(tmp_path: Path) -> 
 
 def test_a_source_is_a_path_or_a_data_set() -> None:
     for source in ({}, {"path": "a", "dataset": {"name": "b"}}):
-        with pytest.raises(Exception, match="needs a path or a dataset"):
+        with pytest.raises(Exception, match="needs either a path or a dataset"):
             JobConfig.from_dict({"source": source, "output": {"path": "out"}})
 
 
