@@ -72,7 +72,7 @@ def test_whatever_else_is_on_stderr_is_an_event_too(capfd: pytest.CaptureFixture
     ]  # fmt: skip
     assert [each[2].endswith("UserWarning: old") for each in told if each[1] == "py.warnings"] == [True]
     assert sys.stderr is before
-    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, log._Objects)]
+    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, log._JsonHandler)]
 
 
 def test_a_fault_of_our_own_is_an_event_with_its_traceback() -> None:

@@ -13,11 +13,8 @@ def explain(exc: ValidationError, root: type[BaseModel]) -> str:
     messages_by_key: dict[str, list[str]] = {}
     for error in exc.errors():
         names = _key_path(root, error["loc"])
-        message = (
-            _suggest_key(root, names)
-            if error["type"] == "extra_forbidden"
-            else _translate(error["msg"], error["input"])
-        )
+        unknown = error["type"] == "extra_forbidden"
+        message = _suggest_key(root, names) if unknown else _translate(error["msg"], error["input"])
         messages_by_key.setdefault(".".join(names) or "recipe", []).append(message)
     return "; ".join(f"{key} {', or '.join(dict.fromkeys(messages))}" for key, messages in messages_by_key.items())
 
@@ -73,6 +70,6 @@ def _translate(text: str, value: Any) -> str:
         return f"is {short_repr(value)}; it must be a section, a mapping of keys"
     for pydantic_text, recipe_text in _TRANSLATIONS.items():
         text = text.replace(pydantic_text, recipe_text)
-    return (
-        text if text.startswith("is ") else f"is {short_repr(value)}; {text.replace('Input should be', 'it must be')}"
-    )
+    if text.startswith("is "):
+        return text
+    return f"is {short_repr(value)}; {text.replace('Input should be', 'it must be')}"

@@ -62,7 +62,7 @@ class ComputeConfig(Section):
         "auto", description="auto: float32 on CPU; float16 on GPU, bfloat16 for vit if the GPU supports it"
     )
     canvas: Literal["exact", "fast"] = Field(
-        "fast", description="image resizing. exact: as Pillow; fast: torch's, some values 1 of 255 off"
+        "fast", description="how to resize images. exact: with Pillow; fast: with torch, some values differ by 1 of 255"
     )
     batch_size: int | Auto = Field(
         "auto",
