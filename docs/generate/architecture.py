@@ -1,0 +1,58 @@
+"""The architecture page's tables: each room with its phrase, and the import contracts of pyproject.toml."""
+
+import ast
+import tomllib
+from typing import Any
+
+from docs.generate.imports import ROOT, levels, read
+
+_SAYS = {
+    "layers": "{layers}: each imports only those after it",
+    "forbidden": "{source_modules} do not import {forbidden_modules}",
+    "independence": "{modules} do not import each other",
+}
+
+
+def rooms() -> str:
+    """A line for each room, from the top down: its name, and the first sentence of its docstring."""
+    code = read()
+    heights = levels(code)
+    lines = ["| room | what is in it | files |", "|---|---|---|"]
+    for room in sorted(code.rooms, key=lambda name: (-heights[name], name)):
+        files = ", ".join(f"`{name}`" for name in code.rooms[room] if name != room)
+        lines.append(f"| `{_where(room)}` | {_phrase(room)} | {files} |")
+    return "\n".join(lines)
+
+
+def _where(room: str) -> str:
+    if room == "cluster":
+        return "cluster/"
+    return f"jobs/{room}/" if (ROOT / "jobs" / room).is_dir() else f"jobs/{room}.py"
+
+
+def _phrase(room: str) -> str:
+    path = ROOT / _where(room)
+    text = (path / "__init__.py" if path.is_dir() else path).read_text()
+    said = ast.get_docstring(ast.parse(text)) or ""
+    return " ".join(said.partition("\n\n")[0].split())
+
+
+def contracts() -> str:
+    """The import contracts, in words; empty while there are none."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"].get("importlinter", {})
+    found = settings.get("contracts", [])
+    if not found:
+        return ""
+    return "\n".join(["| contract | what it says |", "|---|---|", *(f"| {each['name']} | {_said(each)} |" for each in found)])
+
+
+def _said(contract: dict[str, Any]) -> str:
+    words = {key: _names(value) for key, value in contract.items() if isinstance(value, list)}
+    form = _SAYS.get(contract["type"])
+    if form is None:
+        return "; ".join(f"{key}: {value}" for key, value in words.items())
+    return form.format(**words) + (f"; except {words['ignore_imports']}" if "ignore_imports" in words else "")
+
+
+def _names(modules: list[str]) -> str:
+    return ", ".join(f"`{name.replace('|', 'and').replace(':', 'and')}`" for name in modules)
