@@ -43,7 +43,9 @@ def contracts() -> str:
     found = settings.get("contracts", [])
     if not found:
         return ""
-    return "\n".join(["| contract | what it says |", "|---|---|", *(f"| {each['name']} | {_said(each)} |" for each in found)])
+    return "\n".join(
+        ["| contract | what it says |", "|---|---|", *(f"| {each['name']} | {_said(each)} |" for each in found)]
+    )
 
 
 def _said(contract: dict[str, Any]) -> str:

@@ -24,7 +24,9 @@ class Code:
 
 def read(root: Path = ROOT) -> Code:
     """Parse every file of both packages; nothing is imported."""
-    files = {path.relative_to(root): path.read_text() for name in PACKAGES for path in sorted(root.glob(f"{name}/**/*.py"))}
+    files = {
+        path.relative_to(root): path.read_text() for name in PACKAGES for path in sorted(root.glob(f"{name}/**/*.py"))
+    }
     rooms: dict[str, dict[str, int]] = defaultdict(dict)
     for path, text in files.items():
         lines = len(text.splitlines())

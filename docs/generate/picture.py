@@ -77,7 +77,9 @@ def _frame(code: Code, heights: dict[str, int], width: float, height: float) -> 
     yield _text("coyo-jobs", _MARGIN, 70, 40, _INK, weight=700)
     counts = f"{len(code.rooms)} rooms, {files} files, {lines:,} lines, {max(heights.values()) + 1} levels"
     yield _text(counts, _MARGIN, 100, 17, _INK)
-    yield _text("A tile is a file, as large as it is long. A room imports only what lies below it.", _MARGIN, 124, 17, _SOFT)
+    yield _text(
+        "A tile is a file, as large as it is long. A room imports only what lies below it.", _MARGIN, 124, 17, _SOFT
+    )
     yield _text("An arrow that follows from two others is left out.", _MARGIN, 146, 17, _SOFT)
 
 

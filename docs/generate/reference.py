@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import os
 import re
 import types
 import typing
@@ -33,10 +32,10 @@ def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
 
 def recipe() -> str:
     """Every section of the recipe with its keys: one heading and one table each."""
-    return "\n\n".join(_section(name, model) for name, model in _sections())
+    return "\n\n".join(_section(name, model) for name, model in sections())
 
 
-def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
     """Each section, and those inside it after it."""
 
     def walk(name: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -179,7 +178,9 @@ def reasons() -> str:
 
 def prometheus() -> str:
     """Every metric as Prometheus sees it: Ray puts `ray_` before a name, and `_total` after a counter's."""
-    rows = [[f"`ray_{name}_total`", "counter", f"`output`, `{tag}`", says] for name, (says, tag) in metrics.COUNTERS.items()]
+    rows = [
+        [f"`ray_{name}_total`", "counter", f"`output`, `{tag}`", says] for name, (says, tag) in metrics.COUNTERS.items()
+    ]
     rows += [[f"`ray_{name}`", "gauge", "`output`", says] for name, says in metrics.GAUGES.items()]
     return table(["metric", "kind", "labels", "meaning"], iter(rows))
 
@@ -212,5 +213,4 @@ _PLACE = re.compile(r"<!-- generated: (\w+)(?: (\S+))? -->")
 
 def filled(markdown: str) -> str:
     """A page with each of its places filled."""
-    os.environ.setdefault("COLUMNS", "100")
     return _PLACE.sub(lambda found: GENERATED[found[1]](*filter(None, [found[2]])), markdown)
