@@ -19,8 +19,8 @@ from benchmarks import checkpoints, corpus
 from jobs import schema
 from jobs.annotate import Annotator, How
 from jobs.config import DecodeConfig
+from jobs.images.render import paint_rows, render
 from jobs.models import Spec
-from jobs.render import paint_rows, render
 
 BATCH = 8
 

@@ -60,7 +60,7 @@ class DecodingTaker(Taker):
         return super().__call__(pa.concat_tables(self._threads.map(self._painted, parts)))
 
     def _painted(self, raw: pa.Table) -> pa.Table:
-        from jobs.render import render
+        from jobs.images.render import render
 
         d = self._decoder
         return d._painted(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))

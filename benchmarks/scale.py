@@ -20,8 +20,8 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from jobs.errors import Stage
 from jobs.meter import Meter, Reporter, Stopping
-from jobs.provenance import Coverage
 from jobs.remote import Ask, Send
+from jobs.row_ranges import Coverage
 
 ROWS = 128
 

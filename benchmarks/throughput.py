@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs.config import JobConfig
-from jobs.recipe import recipe
+from jobs.recipe import recipe_template
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
 
 def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConfig:
     """With the checkpoints below a folder, or the embedded ones."""
-    tree = yaml.safe_load(recipe(str(source), str(output)))
+    tree = yaml.safe_load(recipe_template(str(source), str(output)))
     for kind in ("vit", "align"):
         tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
     return JobConfig.of(tree)
@@ -99,8 +99,8 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
 
 def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     from jobs.annotate import Annotator, How
-    from jobs.render import paint_rows, render
-    from jobs.run import describe_models
+    from jobs.images.render import paint_rows, render
+    from jobs.models.proofs import describe_models
     from jobs.sources import Unit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage

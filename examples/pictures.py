@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas
 from PIL import Image
 
-from jobs.identity import load_job
 from jobs.lookup import fetch
+from jobs.output.identity import load_job
 from jobs.sources.discover import discover
 
 

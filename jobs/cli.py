@@ -165,15 +165,15 @@ def _names(text: str) -> list[str]:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from jobs.recipe import recipe
+    from jobs.recipe import recipe_template
 
-    print(recipe(args.source, args.output), end="")
+    print(recipe_template(args.source, args.output), end="")
     return DONE
 
 
 def _run(args: argparse.Namespace) -> int:
-    from jobs.config import JobConfig
     from jobs.plan import Part
+    from jobs.recipe import load_recipe
     from jobs.run import run
 
     if os.environ.get("COYO_JOBS_VERSION", __version__) != __version__:  # what submitted it says so
@@ -181,28 +181,28 @@ def _run(args: argparse.Namespace) -> int:
             f"submitted by coyo-jobs {os.environ['COYO_JOBS_VERSION']}; this is {__version__}",
             "use an image with that version, or submit without --installed",
         )
-    config = JobConfig.load(args.recipe, args.set)
+    config = load_recipe(args.recipe, args.set)
     summary = run(config, Part.parse(args.part) if args.part else None)
     print(summary)
     return DAMAGED if summary.damaged_shards and not args.accept_damage else DONE
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from jobs.config import JobConfig
     from jobs.forecast import forecast
+    from jobs.recipe import load_recipe
 
-    config = JobConfig.load(args.recipe, args.set)
+    config = load_recipe(args.recipe, args.set)
     found = forecast(config, rows=args.rows, gpus=args.gpus, cpus=args.cpus, price=args.price)
     print(found.to_json() if args.json else found)
     return DONE
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from jobs.config import JobConfig
     from jobs.doctor import examine
+    from jobs.recipe import load_recipe
 
     healthy = True
-    for finding in examine(JobConfig.load(args.recipe, args.set)):
+    for finding in examine(load_recipe(args.recipe, args.set)):
         print(finding, flush=True)
         healthy &= finding.ok
     return DONE if healthy else FAILED

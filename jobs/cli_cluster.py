@@ -48,10 +48,10 @@ def _add_head(command: argparse.ArgumentParser) -> None:
 
 def _submit(args: argparse.Namespace) -> int:
     from jobs import submission
-    from jobs.config import JobConfig
     from jobs.plan import Part
+    from jobs.recipe import load_recipe
 
-    config, part = JobConfig.load(args.recipe, args.set), Part.parse(args.part) if args.part else Part()
+    config, part = load_recipe(args.recipe, args.set), Part.parse(args.part) if args.part else Part()
     how = submission.How(args.id, args.env, not args.no_credentials, args.installed, args.shared_paths, args.log)
     head = submission.reach(args.address, args.verify)
     id = submission.submit(config, part, head, how)

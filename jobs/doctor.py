@@ -13,9 +13,9 @@ from cluster.nodes import Node
 from cluster.survey import Machine, survey
 from jobs.config import JobConfig
 from jobs.errors import JobError
-from jobs.identity import check_output
+from jobs.models.proofs import describe_models
+from jobs.output.identity import check_output
 from jobs.resources import NotYet, decide
-from jobs.run import describe_models
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 

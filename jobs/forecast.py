@@ -13,17 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.nodes import Node
-from jobs import ledger, provenance, schema
-from jobs.canvas import Pixels
+from jobs import schema
 from jobs.config import FetchConfig, JobConfig
 from jobs.errors import SourceError
+from jobs.images.canvas import Pixels
+from jobs.images.render import paint_rows, render
 from jobs.models import Spec
+from jobs.models.proofs import describe_models
+from jobs.output import footer, ledger
 from jobs.plan import plan
 from jobs.progress import clock
-from jobs.provenance import by_shard
-from jobs.render import paint_rows, render
 from jobs.resources import Resources, decide
-from jobs.run import describe_models
+from jobs.row_ranges import coverage_by_shard
 from jobs.sources import Shard, Source, Unit, parquet
 from jobs.sources.discover import discover, read
 from jobs.storage import Storage
@@ -156,7 +157,9 @@ def _tried(storage: Storage, source: Source, rows: int, fetch: FetchConfig) -> _
     for shard in shards:
         found = 0
         for table in read(storage, source.layout, Unit(shard), fetch):
-            answered += sum(part.span for part in by_shard(table.filter(pc.invert(table.column(schema.END)))).values())
+            answered += sum(
+                part.span for part in coverage_by_shard(table.filter(pc.invert(table.column(schema.END)))).values()
+            )
             answered += sum(end[schema.ROW] - end[schema.SINCE] for end in _ends(table))
             tables.append(table.filter(pc.invert(table.column(schema.END))))
             found += tables[-1].num_rows
@@ -216,7 +219,7 @@ def _stored(done: pa.Table) -> float:
     """Bytes of a row in rows/."""
     good = done.filter(pc.is_null(done.column(schema.REASON)))
     table = good.select(schema.rows(good.schema).names)
-    return float(len(provenance.seal(table, {})) / max(1, table.num_rows))
+    return float(len(footer.parquet_bytes(table, {})) / max(1, table.num_rows))
 
 
 def _spread(shards: Sequence[Shard], count: int) -> list[Shard]:

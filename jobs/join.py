@@ -17,15 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import provenance, schema
+from jobs import schema
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.exports.target import Held, Pace, Target, describe
-from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import absolute, fixed_folder
-from jobs.paths import join as path_to
+from jobs.output import footer
+from jobs.output.finished import FinishedOutput
 from jobs.spool import ABSENT, AMBIGUOUS, Spool
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import absolute, fixed_folder, join_path
 
 ROWS = 16_384  # of metadata at once: 42 MB of both embeddings
 _BUFFER = 8 << 20  # bytes of a metadata column read at once; its row groups may be a gigabyte
@@ -71,7 +71,7 @@ class Joined:
 
 def join(output: str, metadata: str, to: str, columns: Sequence[str] = ()) -> Joined:
     """Make what is missing of the joined files, prove their counts, and say what matched. Raises JobError."""
-    finished = Finished.open(output)
+    finished = FinishedOutput.open(output)
     results = _chosen(finished, columns)
     files = _files(finished.storage, metadata)
     first = next(iter(files.values())).columns
@@ -91,13 +91,15 @@ def join(output: str, metadata: str, to: str, columns: Sequence[str] = ()) -> Jo
     held = target.held(files)
     for name, file in files.items():
         if not held.get(name, Held()).rows == sum(counts[name].values()) == file.rows:
-            raise OutputError(f"{path_to(to, name)}: has not the rows of {file.entry.path}", "delete it and run again")
+            raise OutputError(
+                f"{join_path(to, name)}: has not the rows of {file.entry.path}", "delete it and run again"
+            )
     total = {name: sum(count[name] for count in counts.values()) for name in (MATCHED, UNMATCHED, MANY)}
     target.finish({"counts": total, "files": len(files), **describe(finished)})
     return Joined(to, by.said, len(files), total, fresh=True)
 
 
-def _chosen(finished: Finished, columns: Sequence[str]) -> list[str]:
+def _chosen(finished: FinishedOutput, columns: Sequence[str]) -> list[str]:
     if unknown := [name for name in columns if name not in finished.results]:
         raise ConfigError(f"--columns {unknown[0]}: no such result", f"the results: {', '.join(finished.results)}")
     return list(dict.fromkeys(columns)) or finished.results
@@ -137,7 +139,7 @@ def _digest(files: Mapping[str, File]) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
-def _by(finished: Finished, columns: pa.Schema, metadata: str) -> By:
+def _by(finished: FinishedOutput, columns: pa.Schema, metadata: str) -> By:
     """Ids if both have them, else urls, with the texts if both have those. Raises SourceError."""
     ids = [(name, name) for name in finished.config.source.keep if name in schema.KEY_NAMES]
     ids += [(schema.KEY, name) for name in _keys(finished.key_column)]
@@ -187,7 +189,7 @@ def _check(file: File, first: pa.Schema, by: By, results: Sequence[str]) -> None
 
 
 def _write(
-    finished: Finished, target: Target, files: Mapping[str, File], by: By, results: list[str]
+    finished: FinishedOutput, target: Target, files: Mapping[str, File], by: By, results: list[str]
 ) -> dict[str, dict[str, int]]:
     """Write these files; what became of the rows of each."""
     counts = {}
@@ -204,18 +206,18 @@ def _write(
     return counts
 
 
-def _results(finished: Finished, columns: list[str], pace: Pace) -> Iterator[pa.Table]:
+def _results(finished: FinishedOutput, columns: list[str], pace: Pace) -> Iterator[pa.Table]:
     for index, table in enumerate(finished.tables(columns, ROWS)):
         pace.say(f"{index * ROWS:,} of {finished.count:,} results are on this machine's disk")
         yield table
 
 
-def _write_one(finished: Finished, target: Target, name: str, file: File, by: By, spool: Spool) -> dict[str, int]:
+def _write_one(finished: FinishedOutput, target: Target, name: str, file: File, by: By, spool: Spool) -> dict[str, int]:
     counts = dict.fromkeys((MATCHED, UNMATCHED, MANY), 0)
     columns = pa.schema([*file.columns, *spool.schema], {**(file.columns.metadata or {}), **_names(finished)})
     with (
-        finished.storage.writing(path_to(target.path, name)) as stream,
-        pq.ParquetWriter(stream, columns, **provenance.encoding(columns)) as writer,
+        finished.storage.writing(join_path(target.path, name)) as stream,
+        pq.ParquetWriter(stream, columns, **footer.parquet_options(columns)) as writer,
     ):
         for rows in _batches(finished.storage, file):
             found = spool.find(rows.select(by.metadata))
@@ -237,7 +239,7 @@ def _batches(storage: Storage, file: File) -> Iterator[pa.Table]:
         raise _damaged(file.entry, exc) from exc
 
 
-def _names(finished: Finished) -> dict[bytes, bytes]:
+def _names(finished: FinishedOutput) -> dict[bytes, bytes]:
     """What makes sense of the results' numbers: the models, and the names of classes."""
     wanted = {schema.MODELS.encode(), *(name.encode() for name in schema.CLASS_NAMES.values())}
     return {name: value for name, value in (finished.schema.metadata or {}).items() if name in wanted}

@@ -12,9 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 
 from jobs.errors import OutputError
-from jobs.paths import join
 from jobs.plan import Part
 from jobs.storage import Storage
+from jobs.storage.paths import join_path
 
 SECONDS = 60.0
 
@@ -51,7 +51,7 @@ class Lease:
 
     def __init__(self, storage: Storage, output: str, run: str, part: Part | None = None) -> None:
         self._storage, self._output, self._run, self._part = storage, output, run, part or Part()
-        self._path = join(output, f"_lease{self._part.suffix}.json")
+        self._path = join_path(output, f"_lease{self._part.suffix}.json")
 
     def acquire(self) -> None:
         """Raises OutputError when a living run may write the same shards, and says who."""

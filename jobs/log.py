@@ -46,7 +46,7 @@ EVENTS = {
         "the last event of a run that ended well",
         "output, shards, rows, rejects, reasons, damaged_shards, seconds",
     ),
-    "stopped": ("the last event of a run that a person or a scheduler stopped; has progress's too", "error, hint, code"),
+    "stopped": ("the last event of a run that was stopped; it has the fields of progress, too", "error, hint, code"),
     "error": ("the last event of a command that failed", "error, hint, code, shard, worst_shards"),
     "other": ("what a library said, with the logger it came from", "logger"),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import Stage
-from jobs.provenance import Coverage, Range
+from jobs.row_ranges import Coverage, Range
 
 Shares = dict[str, tuple[Coverage, Counter[str]]]  # what a block or batch holds of each shard: rows, rejects by reason
 Block = tuple[str, int, int]  # shard, first row, rows: what tells a block apart, however often it is tried

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from jobs.errors import ConfigError
-from jobs.provenance import Coverage
+from jobs.row_ranges import Coverage
 from jobs.sources import Shard, Source, Unit, parquet
 from jobs.storage import Storage
 

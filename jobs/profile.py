@@ -1,12 +1,17 @@
 """Where a run's time went, stage by stage, and what would make the next one faster."""
 
 import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.errors import Stage
 from jobs.meter import Snapshot, Tally
 from jobs.resources import Resources
 
+_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
 _ENOUGH = 0.95  # of what the devices take: more input would hardly be noticed
 
 
@@ -72,3 +77,40 @@ def _pool(resources: Resources) -> str:
     if resources.device == "cpu":
         return "the models take"
     return f"{resources.actors} GPUs take" if resources.actors > 1 else "the GPU takes"
+
+
+def describe_run(
+    *,
+    run: str,
+    rows: int,
+    seconds: float,
+    driver_seconds: float,
+    seen: Snapshot,
+    resources: Resources,
+    cluster: Mapping[str, float],
+) -> dict[str, Any]:
+    """What one run did, on what, and where its time went."""
+    return {
+        "id": run,
+        "rows": rows,
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(rows / max(seconds, 1e-3), 2),
+        "driver_cpu_seconds": round(driver_seconds, 2),
+        **profile(seen, resources),
+        "resources": asdict(resources),
+        "ran_on": dict(seen.ran_on),
+        "images_at_once": dict(seen.parts),
+        "cluster": dict(cluster),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -16,9 +16,9 @@ from rich.text import Text
 from jobs import log
 from jobs.errors import OutputError
 from jobs.meter import Snapshot
-from jobs.paths import join
 from jobs.plan import Work
 from jobs.storage import Storage
+from jobs.storage.paths import join_path
 
 _PLAIN_EVERY, _EVENT_EVERY = 10.0, 30.0  # seconds
 STALE = 60.0  # seconds without a sign of life
@@ -103,7 +103,7 @@ def _expected(seen: Snapshot, work: Work) -> tuple[int, bool]:
 
 
 def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
-    storage.put(join(output, f"_progress{part}.json"), json.dumps(asdict(now), indent=1).encode())
+    storage.put(join_path(output, f"_progress{part}.json"), json.dumps(asdict(now), indent=1).encode())
 
 
 def read_all(storage: Storage, output: str) -> list[Progress]:

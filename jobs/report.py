@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs import ledger, schema
-from jobs.decode import decode
+from jobs import schema
 from jobs.errors import OutputError, Reject
-from jobs.identity import load_job
+from jobs.images.decode import decode
 from jobs.lookup import Address, fetch
-from jobs.paths import ROWS
+from jobs.output import ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import ROWS
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 

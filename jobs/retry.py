@@ -14,16 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import ledger, log, provenance, schema
+from jobs import log, row_ranges, schema
 from jobs.config import JobConfig
 from jobs.errors import TRANSIENT, ConfigError, Reason
-from jobs.identity import load_job
 from jobs.lease import Lease
-from jobs.ledger import Object
-from jobs.paths import REJECTS, SUCCESS, join
-from jobs.provenance import Coverage
+from jobs.output import footer, ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import REJECTS, SUCCESS
+from jobs.output.ledger import Object
+from jobs.output.summary import Summary
+from jobs.row_ranges import Coverage
 from jobs.storage import Storage
-from jobs.summary import Summary
+from jobs.storage.paths import join_path
 
 
 def retry(output: str, reasons: Collection[str]) -> Summary:
@@ -52,8 +54,8 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
     lease = Lease(storage, output, run)
     lease.acquire()
     try:
-        if storage.exists(join(output, SUCCESS)):
-            storage.delete(join(output, SUCCESS))
+        if storage.exists(join_path(output, SUCCESS)):
+            storage.delete(join_path(output, SUCCESS))
         for obj in touched:
             lease.renew()
             _rewrite(storage, obj, set(reasons), broken)
@@ -67,11 +69,11 @@ def _rewrite(storage: Storage, obj: Object, reasons: set[str], broken: set[str])
     kept, left = table, dict(obj.shards)
     if obj.folder == REJECTS:
         again = pa.array([why in reasons for why in table.column(schema.REJECT_REASON).to_pylist()], pa.bool_())
-        kept, gone = table.filter(pc.invert(again)), provenance.by_shard(table.filter(again))
-        left |= {n: replace(left[n], ranges=provenance.without(left[n].ranges, gone[n].ranges)) for n in gone}
+        kept, gone = table.filter(pc.invert(again)), row_ranges.coverage_by_shard(table.filter(again))
+        left |= {n: replace(left[n], ranges=row_ranges.subtract(left[n].ranges, gone[n].ranges)) for n in gone}
     left |= {n: Coverage(part.ranges, unselected=part.unselected) for n, part in left.items() if n in broken}
-    _, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
+    _, about = footer.decode_provenance(table.schema.metadata[schema.PROVENANCE.encode()])
     if obj.folder == REJECTS:
         about["reasons"] = json.dumps(Counter(kept.column(schema.REJECT_REASON).to_pylist()))
-    metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): provenance.encode(left, **about)}
-    storage.put(obj.entry.path, provenance.seal(kept, metadata))
+    metadata = {**table.schema.metadata, schema.PROVENANCE.encode(): footer.encode_provenance(left, **about)}
+    storage.put(obj.entry.path, footer.parquet_bytes(kept, metadata))

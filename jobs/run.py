@@ -16,24 +16,29 @@ from ray.exceptions import RayError
 from cluster import local
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import __version__, identity, images, ledger, log, schema
+from jobs import __version__, log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
-from jobs.ledger import Ledger, Object
 from jobs.meter import Reporter
 from jobs.metrics import Metrics
 from jobs.models import Spec
-from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
+from jobs.models.proofs import describe_models
+from jobs.output import identity, images, ledger
+from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
+from jobs.output.ledger import Ledger, Object
+from jobs.output.summary import Summary, summarise
+from jobs.output.writer import Writer
 from jobs.pipeline import Pipeline
+from jobs.pipeline.write import ParquetSink
 from jobs.plan import Part, Work, plan
+from jobs.profile import describe_run
 from jobs.remote import Ask, Roll, Send, cause, placed
 from jobs.resources import Resources
-from jobs.sink import ParquetSink, Writer
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from jobs.summary import Summary, describe_run, summarise
+from jobs.storage.paths import join_path
 from jobs.watch import Waiting, Watch
 
 _AGAIN = 3  # times that a run goes on by itself
@@ -84,23 +89,6 @@ def _as_begun(storage: Storage, source: Source, committed: Ledger) -> Source:
     return replace(source, layout=layout)
 
 
-def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
-    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
-    from jobs.models import proofs, weights
-
-    specs: list[Spec] = []
-    for kind, section in config.models:
-        if section:
-            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
-            specs.append(proofs.described(kind, config, pinned, folder))
-    for spec in specs:
-        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-        if schema.ZERO_SHOT_LABELS in spec.columns:
-            said += f", {len(spec.labels):,} zero-shot labels"
-        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
-    return tuple(specs)
-
-
 @dataclass(frozen=True)
 class _Job:
     """A job that is understood and has its output."""
@@ -116,8 +104,8 @@ class _Job:
     def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
-        pinned = identity.pin(config, source.pinned, specs)
-        identity.claim(storage, pinned)
+        pinned = identity.pin_config(config, source.pinned, specs)
+        identity.claim_output(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
     def run(self, session: Session, run_id: str) -> Summary:
@@ -125,8 +113,8 @@ class _Job:
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
         try:
-            if self.storage.exists(join(self.path, SUCCESS)):  # shards were added since
-                self.storage.delete(join(self.path, SUCCESS))
+            if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added since
+                self.storage.delete(join_path(self.path, SUCCESS))
             committed = self.mended()
             if not self.torn(committed):
                 return self.finalise(committed, {})
@@ -244,7 +232,7 @@ class _Job:
         if form == "none":
             return
         promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
-        for entry in self.storage.tree(join(self.path, IMAGES)):
+        for entry in self.storage.tree(join_path(self.path, IMAGES)):
             if os.path.basename(entry.path) not in promised:
                 self.storage.delete(entry.path)
 
@@ -256,7 +244,7 @@ class _Job:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
             log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
-        elif run or not self.storage.exists(join(self.path, SUCCESS)):
+        elif run or not self.storage.exists(join_path(self.path, SUCCESS)):
             self._reveal(now, summary)
         return summary
 
@@ -280,12 +268,12 @@ class _Job:
         for spec in (spec for spec in self.specs if spec.labels):
             names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
             name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
-            self.storage.put(join(self.path, name), names)
+            self.storage.put(join_path(self.path, name), names)
         self._drop_orphaned_images(now)
-        self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
+        self.storage.put(join_path(self.path, SUMMARY), summary.to_json().encode())
         with suppress(StorageError):  # housekeeping, and a right that not every job has
             self.storage.abort_uploads(self.path)
-        self.storage.put(join(self.path, SUCCESS), b"")
+        self.storage.put(join_path(self.path, SUCCESS), b"")
 
 
 def _announced(summary: Summary) -> Summary:

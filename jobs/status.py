@@ -5,10 +5,11 @@ import time
 from dataclasses import asdict
 
 from jobs.errors import OutputError
-from jobs.identity import reach
-from jobs.paths import SUCCESS, join
+from jobs.output.identity import reach
+from jobs.output.layout import SUCCESS
 from jobs.progress import STALE, Progress, clock, read_all
 from jobs.storage import Storage
+from jobs.storage.paths import join_path
 
 _AT_WORK = ("waiting", "running", "stopping")
 
@@ -21,7 +22,7 @@ def status(output: str, *, as_json: bool, storage: Storage | None = None, since:
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")
-    done = storage.exists(join(output, SUCCESS))
+    done = storage.exists(join_path(output, SUCCESS))
     healthy = done or all(_alive(part) or part.updated < since for part in parts)
     if as_json:
         return json.dumps({"finished": done, "parts": [asdict(part) for part in parts]}, indent=1), healthy

@@ -20,17 +20,18 @@ from pathlib import Path
 from cluster.answers import HeadError
 from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
 from cluster.submit import ID, Head, Submission, connect
-from jobs import __version__, identity
+from jobs import __version__
 from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
 from jobs.log import say
 from jobs.models.labels import listed
-from jobs.paths import is_local, join
+from jobs.output import identity
 from jobs.plan import Part
 from jobs.progress import clock
 from jobs.sources.discover import discover
 from jobs.status import status as status_of_output
 from jobs.storage import Storage
+from jobs.storage.paths import is_local, join_path
 
 SUBMITTED = "_submitted"  # the folder of an output with the recipes that were submitted into it
 VERSION = "coyo_jobs"  # the metadata that tells our submissions from others
@@ -59,7 +60,7 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     with _translated():  # before its recipe would be replaced
         if how.id is not None and how.id in {each.id for each in head.list()}:
             raise ConfigError(f"--id {how.id}: the cluster has one of that name", "leave --id out, or give another")
-    config = identity.whole(config)
+    config = identity.with_absolute_paths(config)
     if not how.shared_paths:
         _refuse_local(config)
     variables, storage = _variables(config, how), Storage(config.storage)
@@ -67,9 +68,9 @@ def submit(config: JobConfig, part: Part, head: Head, how: How) -> str:
     source = discover(storage, config.source)
     say("source", source.said)
     identity.check_output(storage, config)
-    identity.foresee(storage, config, source.pinned)
+    identity.check_output_matches(storage, config, source.pinned)
     id = how.id or _readable(config.output.path, part)
-    uri = join(config.output.path, SUBMITTED, f"{id}.yaml")
+    uri = join_path(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
     say("recipe", uri)
     words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]

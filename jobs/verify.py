@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, images, ledger, schema
+from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import Reason, Stage
-from jobs.identity import load_job
-from jobs.ledger import Ledger, Object
-from jobs.paths import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS, join
-from jobs.provenance import Coverage, by_shard
+from jobs.output import identity, images, ledger
+from jobs.output.identity import load_job
+from jobs.output.layout import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS
+from jobs.output.ledger import Ledger, Object
+from jobs.row_ranges import Coverage, coverage_by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
+from jobs.storage.paths import join_path
 
 _UNIT = 2e-3  # how far a float16 vector's norm may be from 1
 
@@ -92,13 +94,13 @@ def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Che
     yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
     if config.output.keep_images != "none":
         yield _check("each object of rows has its images", books.count(ROWS), _without_images(storage, config, books))
-    done = storage.exists(join(config.output.path, SUCCESS))
+    done = storage.exists(join_path(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])
 
 
 def _without_images(storage: Storage, config: JobConfig, books: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
-    there = {os.path.basename(entry.path): entry for entry in storage.tree(join(config.output.path, IMAGES))}
+    there = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
     for obj in (obj for obj in books.objects if obj.folder == ROWS and obj.count):
         name = images.name_of(os.path.basename(obj.entry.path), form)
         if name not in there:
@@ -143,7 +145,7 @@ def _values(storage: Storage, books: Ledger) -> list[Check]:
 def _addresses(table: pa.Table, obj: Object) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
     said = {name: part for name, part in obj.shards.items() if part.ranges}
-    held = by_shard(table)
+    held = coverage_by_shard(table)
     strange = [name for name, part in held.items() if name not in said or not _inside(part, said[name])]
     strange += [name for name, part in said.items() if part.count and name not in held]
     twice = len(rows) - len(set(zip(shards, rows, strict=True)))

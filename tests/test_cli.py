@@ -14,6 +14,7 @@ import yaml
 from cluster import local
 from jobs.cli import main
 from jobs.config import JobConfig
+from jobs.recipe import load_recipe
 from tests.conftest import demo_job
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def real(*command: str) -> "subprocess.CompletedProcess[str]":
 def test_init_prints_a_recipe_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["init", "s3://bucket/{00000..00127}.tar", "out #1: ümlaut"]) == 0
     (tmp_path / "job.yaml").write_text(capsys.readouterr().out)
-    config = JobConfig.load(tmp_path / "job.yaml")
+    config = load_recipe(tmp_path / "job.yaml")
     assert config.source.path == "s3://bucket/{00000..00127}.tar"
     assert config.output.path == "out #1: ümlaut"
     assert config == JobConfig.of({"source": {"path": config.source.path}, "output": {"path": config.output.path}})

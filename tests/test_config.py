@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from jobs.config import JobConfig
 from jobs.errors import ConfigError
+from jobs.recipe import load_recipe
 
 PATHS = {"source": {"path": "in"}, "output": {"path": "out"}}
 
@@ -202,7 +203,7 @@ def test_a_config_cannot_be_changed() -> None:
     ],
 )
 def test_set_overrides_one_key(tmp_path: Path, override: str, path: str, value: Any) -> None:
-    found: Any = JobConfig.load(saved(tmp_path, PATHS), [override])
+    found: Any = load_recipe(saved(tmp_path, PATHS), [override])
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
@@ -210,7 +211,7 @@ def test_set_overrides_one_key(tmp_path: Path, override: str, path: str, value: 
 
 def test_the_last_override_of_a_key_wins_and_reaches_into_a_null_section(tmp_path: Path) -> None:
     recipe = saved(tmp_path, {**PATHS, "models": {"vit": None}})
-    config = JobConfig.load(recipe, ["models.vit.top_k=3", "models.vit.top_k=4"])
+    config = load_recipe(recipe, ["models.vit.top_k=3", "models.vit.top_k=4"])
     assert config.models.vit is not None
     assert config.models.vit.top_k == 4
 
@@ -218,13 +219,13 @@ def test_the_last_override_of_a_key_wins_and_reaches_into_a_null_section(tmp_pat
 @pytest.mark.parametrize("override", ["models.vit.top_k", "=3", "source.path=[", "source.path.more=1"])
 def test_a_malformed_override_is_quoted_in_the_error(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        JobConfig.load(saved(tmp_path, PATHS), [override])
+        load_recipe(saved(tmp_path, PATHS), [override])
     assert f"--set {override}" in caught.value.message
 
 
 def test_a_misspelt_override_names_the_nearest_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nearest is 'top_k'"):
-        JobConfig.load(saved(tmp_path, PATHS), ["models.vit.topk=3"])
+        load_recipe(saved(tmp_path, PATHS), ["models.vit.topk=3"])
 
 
 def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
@@ -240,12 +241,12 @@ def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
             "storage": {"endpoint_url": "http://minio:9000"},
         }
     )
-    assert JobConfig.load(saved(tmp_path, config.to_yaml())) == config
+    assert load_recipe(saved(tmp_path, config.to_yaml())) == config
 
 
 def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe") as caught:
-        JobConfig.load(tmp_path / "job.yaml")
+        load_recipe(tmp_path / "job.yaml")
     assert "coyo-jobs init" in caught.value.hint
 
 
@@ -253,7 +254,7 @@ def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
     path = saved(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        JobConfig.load(path)
+        load_recipe(path)
     assert caught.value.message.startswith(str(path))
 
 

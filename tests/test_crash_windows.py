@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ledger, provenance, schema
+from jobs import schema
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import JobError, SetAside
-from jobs.paths import FOLDERS
+from jobs.output import footer, ledger
+from jobs.output.layout import FOLDERS
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
@@ -184,8 +185,8 @@ def adopt(objects: list[Entry], folder: str, prefix: str = "") -> None:
     """Put the same rows there, as written by another run."""
     for entry in objects:
         table = pq.read_table(Storage().open(entry))
-        shards, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
-        mark = {schema.PROVENANCE.encode(): provenance.encode(shards, **{**about, "run": "orphan"})}
+        shards, about = footer.decode_provenance(table.schema.metadata[schema.PROVENANCE.encode()])
+        mark = {schema.PROVENANCE.encode(): footer.encode_provenance(shards, **{**about, "run": "orphan"})}
         buffer = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **mark}), buffer)
         Storage().put(f"{folder}/{prefix}{name(entry)}", memoryview(buffer.getvalue()))

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import provenance
 from jobs.cli import FAILED, WRONG, main
 from jobs.errors import JobError, OutputError, SourceError
 from jobs.join import Joined, join
 from jobs.log import to_stderr
-from jobs.paths import EXPORT
+from jobs.output import footer
+from jobs.output.layout import EXPORT
 from jobs.storage import Storage
 from tests.exports import KEPT, NAMES, Row, read, row, write_output
 
@@ -113,7 +113,7 @@ def test_a_key_is_not_taken_for_another_columns_id(tmp_path: Path, named: str, c
     output = write_output(tmp_path / "out", key_column=named, change=lambda one: {**one, "key": one["row"]})
     held = {"key": range(50), "id": reversed(range(50)), "url": [row(index)["url"] for index in range(50)]}
     table = pa.table({name: list(held[name]) for name in columns}).append_column("score", pa.array(np.arange(50.0)))
-    Storage().put(f"{tmp_path}/coyo/0.parquet", provenance.seal(table, {}))
+    Storage().put(f"{tmp_path}/coyo/0.parquet", footer.parquet_bytes(table, {}))
     assert join(output, f"{tmp_path}/coyo", f"{tmp_path}/to").by == ("id" if "key" in columns else "url")
     check(read(tmp_path / "to"), list(range(50)))
 

@@ -13,7 +13,7 @@ import pytest
 from jobs.errors import Stage
 from jobs.meter import Meter, Reporter, Stopping
 from jobs.pipeline import _counted
-from tests.test_sink import bad, batch, end, good
+from tests.output.test_writer import bad, batch, end, good
 
 DECODE, ANNOTATE = Stage.DECODE, Stage.ANNOTATE
 

@@ -12,7 +12,7 @@ from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import OutputError
 from jobs.lease import Lease
-from jobs.paths import FOLDERS
+from jobs.output.layout import FOLDERS
 from jobs.plan import Part
 from jobs.run import run
 from jobs.storage import Storage

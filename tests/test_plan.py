@@ -12,7 +12,7 @@ from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import ConfigError
 from jobs.meter import Reporter
 from jobs.plan import GROUP_BYTES, SPLIT_BYTES, Part, Work, plan
-from jobs.provenance import Coverage
+from jobs.row_ranges import Coverage
 from jobs.sources import Layout, Shard, Source, Unit
 from jobs.sources.datasource import Reader
 from jobs.sources.discover import read

@@ -10,7 +10,7 @@ from jobs.log import to_stderr
 from jobs.meter import Meter, Snapshot
 from jobs.plan import Work
 from jobs.progress import Display, Progress, progress, publish, read_all
-from jobs.provenance import Coverage
+from jobs.row_ranges import Coverage
 from jobs.storage import Storage
 
 FRESH = Work(tasks=(), shards=10, shards_done=0, rows_done=0, bytes_left=10_000)

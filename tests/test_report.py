@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from jobs.errors import OutputError
-from jobs.finished import Finished
-from jobs.paths import JOB
+from jobs.output.finished import FinishedOutput
+from jobs.output.layout import JOB
 from jobs.report import contact_sheet, sample
 from jobs.run import run
 from jobs.verify import verify
@@ -42,7 +42,9 @@ def test_whatever_reads_an_output_finds_it_by_its_recipe(output: str, tmp_path: 
     checks = verify(str(recipe))
     assert [check.count for check in checks] == [check.count for check in verify(output)]
     assert all(check.ok for check in checks)
-    assert [obj.entry for obj in Finished.open(str(recipe)).objects] == [o.entry for o in Finished.open(output).objects]
+    assert [obj.entry for obj in FinishedOutput.open(str(recipe)).objects] == [
+        o.entry for o in FinishedOutput.open(output).objects
+    ]
 
 
 def test_a_picture_comes_with_its_labels_and_the_texts_that_match_best(output: str) -> None:

@@ -17,14 +17,14 @@ from jobs import retry as retrying
 from jobs.cli import WRONG, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.identity import load_job
-from jobs.paths import FOLDERS
+from jobs.output.identity import load_job
+from jobs.output.layout import FOLDERS
 from jobs.retry import forget, retry
 from jobs.run import run
 from jobs.storage import Storage
 from jobs.verify import show, verify
+from tests.output.test_writer import bad, batch, writer
 from tests.test_run import addresses, read, small_job
-from tests.test_sink import bad, batch, writer
 
 GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
 

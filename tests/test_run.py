@@ -24,9 +24,9 @@ import yaml
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import Reason
+from jobs.output.summary import Summary
 from jobs.run import run
 from jobs.storage import Storage
-from jobs.summary import Summary
 from tests.conftest import demo_job, put_folder
 
 ADDRESS = {"shard": "string", "row": "int32"}

@@ -18,7 +18,7 @@ import pytest
 from jobs.cli import FAILED, INTERRUPTED, main
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.paths import FOLDERS
+from jobs.output.layout import FOLDERS
 from jobs.run import run
 from jobs.verify import show, verify
 from tests.test_log import events

@@ -12,13 +12,15 @@ import s3fs
 
 from cluster.runtime_env import CREDENTIALS, Environment
 from cluster.submit import Head, Submission
-from jobs import cli, identity, submission
+from jobs import cli, submission
 from jobs.config import JobConfig
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
-from jobs.paths import JOB
+from jobs.output import identity
+from jobs.output.layout import JOB
 from jobs.plan import Part
 from jobs.progress import before, publish
+from jobs.recipe import load_recipe
 from jobs.status import status
 from jobs.storage import Storage
 from jobs.submission import SUBMITTED, How, submit
@@ -64,7 +66,7 @@ def test_the_submitted_command_reads_the_same_job(config: JobConfig, tmp_path: P
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "jobs"]
     args = cli._parser().parse_args(words[3:])
-    assert JobConfig.load(args.recipe, args.set) == config
+    assert load_recipe(args.recipe, args.set) == config
     assert (Part.parse(args.part), args.log) == (Part(2, 8), "json")
     assert args.recipe == metadata["recipe"] == f"{tmp_path}/My out!/{SUBMITTED}/{id}.yaml"
     assert id.startswith("coyo-My-out-2of8-20")
@@ -77,7 +79,7 @@ def test_a_recipe_of_this_folder_means_the_same_elsewhere(
     head = Given()
     submit(demo_job(scenes_parquet.name, "../out"), Part(), head, SHARED)
     monkeypatch.chdir(tmp_path)
-    there = JobConfig.load(head.jobs[0][2]["recipe"])
+    there = load_recipe(head.jobs[0][2]["recipe"])
     assert there.source.path == str(scenes_parquet)
     assert Path(there.output.path).is_absolute()
 
@@ -90,9 +92,11 @@ def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig,
     head = Given()
     for _ in range(2):
         submit(JobConfig.of(tree), Part(), head, SHARED)
-        sent = JobConfig.load(head.jobs[-1][2]["recipe"])
+        sent = load_recipe(head.jobs[-1][2]["recipe"])
         assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
-        identity.claim(Storage(), identity.pin(sent, sent.source.model_copy(update={"format": "parquet"}), ()))
+        identity.claim_output(
+            Storage(), identity.pin_config(sent, sent.source.model_copy(update={"format": "parquet"}), ())
+        )
     tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
     with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
         submit(JobConfig.of(tree), Part(), head, SHARED)
@@ -125,7 +129,9 @@ def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     with pytest.raises(OutputError, match="no progress there"):
         status(output, as_json=False)
     assert not storage.exists(f"{output}/{JOB}")
-    identity.claim(storage, identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    identity.claim_output(
+        storage, identity.pin_config(config, config.source.model_copy(update={"format": "parquet"}), ())
+    )
     submit(config, Part(), Given(), SHARED)
     assert len(storage.tree(f"{output}/{SUBMITTED}")) == 2
 
@@ -181,7 +187,9 @@ def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
     config: JobConfig, changes: dict[str, Any], how: How, error: type[Exception], told: str
 ) -> None:
     """A cluster costs minutes to start; a wrong bucket is known in a second."""
-    identity.claim(Storage(), identity.pin(config, config.source.model_copy(update={"format": "parquet"}), ()))
+    identity.claim_output(
+        Storage(), identity.pin_config(config, config.source.model_copy(update={"format": "parquet"}), ())
+    )
     tree = config.model_dump()
     for section, keys in changes.items():
         tree[section] = {**tree[section], **keys}

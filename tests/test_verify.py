@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import provenance, schema
+from jobs import schema
 from jobs.cli import DONE, FAILED, main
-from jobs.config import JobConfig
 from jobs.demo import corpus, scenes
+from jobs.output import footer
+from jobs.recipe import load_recipe
 from jobs.run import run
 from jobs.verify import verify
 from tests.test_run import small_job
@@ -106,8 +107,8 @@ def move(job: Path) -> None:
 def of_another_job(job: Path) -> None:
     path = objects(job, "rows")[0]
     table = pq.read_table(path)
-    shards, about = provenance.decode(table.schema.metadata[schema.PROVENANCE.encode()])
-    mark = {schema.PROVENANCE.encode(): provenance.encode(shards, **{**about, "job": "0" * 16})}
+    shards, about = footer.decode_provenance(table.schema.metadata[schema.PROVENANCE.encode()])
+    mark = {schema.PROVENANCE.encode(): footer.encode_provenance(shards, **{**about, "job": "0" * 16})}
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **mark}), path)
 
 
@@ -189,4 +190,4 @@ def test_exit_codes_and_json_are_for_scripts(job: Path, capsys: pytest.CaptureFi
     assert "FAIL" in capsys.readouterr().out
     assert main(["verify", str(job / "in")]) == FAILED
     assert "not the output of a job" in capsys.readouterr().err
-    assert JobConfig.load(job / "out" / "_job.yaml").output.path == out
+    assert load_recipe(job / "out" / "_job.yaml").output.path == out

@@ -14,5 +14,5 @@ def on_files(files: Any, config: Any) -> None:
     files.append(File.generated(config, "assets/contact_sheet.png", abs_src_path=str(ROOT / _SHEET)))
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, **_: Any) -> str:
     return filled(markdown).replace(f"../../{_SHEET}", "../assets/contact_sheet.png")

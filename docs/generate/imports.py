@@ -42,7 +42,7 @@ def read(root: Path = ROOT) -> Code:
 
 
 def levels(code: Code) -> dict[str, int]:
-    """0 for a room that imports no other, else one above the highest that it imports. Rooms of a circle share a level."""
+    """0 for a room that imports no other, else one above the highest that it imports. A circle shares a level."""
     groups = _circles(code.imports)
     found: dict[str, int] = {}
 

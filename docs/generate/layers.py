@@ -5,6 +5,7 @@ Lines that pass a layer get a narrow place in it, so that they run between boxes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import mean
 
 _SWEEPS = 40
@@ -51,7 +52,7 @@ def _line(arrow: tuple[str, str], boxes: Mapping[str, Place], layers: list[list[
     for each in passed:
         layers[each.layer].append(each)
     chain = [start, *passed, end]
-    for upper, lower in zip(chain, chain[1:], strict=False):
+    for upper, lower in pairwise(chain):
         upper.below.append(lower)
         lower.above.append(upper)
     return chain
@@ -78,7 +79,7 @@ def _order(layers: list[list[Place]]) -> None:
 
 def _crossings(layers: list[list[Place]]) -> int:
     count = 0
-    for lower, upper in zip(layers, layers[1:], strict=False):
+    for lower, upper in pairwise(layers):
         rank = {id(each): place for place, each in enumerate(lower)}
         ends = [rank[id(below)] for each in upper for below in sorted(each.below, key=lambda b: rank[id(b)])]
         count += sum(one > other for place, one in enumerate(ends) for other in ends[place + 1 :])

@@ -12,13 +12,14 @@ from typing import Any, Literal, Union
 
 import pyarrow as pa
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from docs.generate.architecture import contracts, rooms
 from docs.generate.imports import ROOT
 from jobs import cli, log, metrics, schema
 from jobs.config import JobConfig
 from jobs.errors import TRANSIENT, Reason
-from jobs.recipe import recipe as commented
+from jobs.recipe import recipe_template
 
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
 _EXAMPLE = ("s3://bucket/coyo", "s3://bucket/out")
@@ -50,11 +51,11 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _section(name: str, model: type[BaseModel]) -> str:
-    fields = [(key, field) for key, field in model.model_fields.items() if not _has_keys(field.annotation)]
     rows = [
-        [f"`{key}`", _kind(field.annotation), "**needed**" if field.is_required() else f"`{_yaml(field.default)}`", field.description or ""]
-        for key, field in fields
-    ]  # fmt: skip
+        [f"`{key}`", _kind(field.annotation), _default(field), field.description or ""]
+        for key, field in model.model_fields.items()
+        if not _is_section(field.annotation)  # it has a heading of its own, which says it all
+    ]
     about = (inspect.getdoc(model) or "").replace("\n", " ")
     shown = table(["key", "value", "default", "meaning"], iter(rows)) if rows else ""
     return f"### `{name}`\n\n{about}\n\n{shown}".rstrip()
@@ -62,11 +63,6 @@ def _section(name: str, model: type[BaseModel]) -> str:
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _has_keys(annotation: Any) -> bool:
-    """Whether a heading of its own says it all: `models`, `models.vit`, but not `source.sample`, which may be null."""
-    return _is_section(annotation)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -95,6 +91,10 @@ def _kind(annotation: Any) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
+def _default(field: FieldInfo) -> str:
+    return "**needed**" if field.is_required() else f"`{_yaml(field.default)}`"
+
+
 def _yaml(value: Any) -> str:
     if value is None:
         return "null"
@@ -105,7 +105,7 @@ def _yaml(value: Any) -> str:
 
 def init() -> str:
     """The recipe that `coyo-jobs init` writes."""
-    return f"```yaml\n{commented(*_EXAMPLE)}```"
+    return f"```yaml\n{recipe_template(*_EXAMPLE)}```"
 
 
 def commands() -> str:
@@ -121,7 +121,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
-    parser.formatter_class = partial(argparse.HelpFormatter, width=100)  # type: ignore[assignment]
+    parser.formatter_class = partial(argparse.HelpFormatter, width=100)
     usage = parser.format_usage().removeprefix("usage: ").rstrip()
     rows = ([f"`{_call(each)}`", each.help or ""] for each in parser._actions if each.dest != "help")
     arguments = table(["argument", "meaning"], rows)
@@ -187,10 +187,12 @@ def prometheus() -> str:
 
 def events() -> str:
     """Every event of the JSON log, in the order in which a run has them."""
-    return table(
-        ["event", "meaning", "fields"],
-        ([f"`{name}`", says, ", ".join(f"`{each}`" for each in fields.split(", ") if each)] for name, (says, fields) in log.EVENTS.items()),
-    )  # fmt: skip
+    rows = [[f"`{name}`", says, _listed(fields)] for name, (says, fields) in log.EVENTS.items()]
+    return table(["event", "meaning", "fields"], iter(rows))
+
+
+def _listed(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split(", ") if name)
 
 
 def file(name: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from jobs import schema
 from jobs.errors import OutputError
 from jobs.exports.form import Files, Part
-from jobs.finished import Finished
+from jobs.output.finished import FinishedOutput
 
 NO_TEXT = "no text embedding: the text is null or empty"
 
@@ -27,7 +27,7 @@ NO_TEXT = "no text embedding: the text is null or empty"
 class ClipRetrieval:
     beside: Mapping[str, Any] = {}
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedOutput) -> None:
         if schema.IMAGE_EMBEDDING not in finished.schema.names:
             raise OutputError(
                 f"{finished.config.output.path}: no column {schema.IMAGE_EMBEDDING}",

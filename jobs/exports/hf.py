@@ -10,7 +10,7 @@ from jobs import schema
 from jobs.errors import OutputError
 from jobs.exports.card import card
 from jobs.exports.form import Files, Part
-from jobs.finished import Finished
+from jobs.output.finished import FinishedOutput
 
 CARD = "README.md"
 _FEATURES = b"huggingface"  # the footer key where `datasets` looks for features
@@ -28,7 +28,7 @@ class HuggingFace:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedOutput) -> None:
         self.columns = finished.schema.names
         self._kept = finished.config.source.keep
         self._names = {name: finished.class_names(name) for name in self.columns}

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import __version__, identity, schema
+from jobs import __version__, schema
 from jobs.errors import OutputError, StorageError
-from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import EXPORT, absolute, join, listed_by
+from jobs.output import identity
+from jobs.output.finished import FinishedOutput
+from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import absolute, join_path, listed_by
 
 _THREADS = 32  # a footer is one or two small requests
 _PACE = 10.0  # seconds
@@ -59,16 +61,16 @@ class Target:
     about: dict[str, Any]
 
     @classmethod
-    def of(cls, finished: Finished, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
+    def of(cls, finished: FinishedOutput, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
         """Raises OutputError where files would be read as input, or be taken for the output's own objects."""
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
-            if absolute(path) == absolute(taken) or listed_by(taken, join(absolute(path), "file.parquet")):
+            if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _OWN)
         return cls(finished.storage, path, {**about, "output": finished.fingerprint})
 
     def finished(self) -> dict[str, Any] | None:
         """What `_export.json` says, where this export is complete. Raises OutputError where another one is."""
-        path = join(self.path, EXPORT)
+        path = join_path(self.path, EXPORT)
         if not self.storage.exists(path):
             return None
         said: dict[str, Any] = json.loads(self.storage.read(path))
@@ -94,7 +96,7 @@ class Target:
         return {schema.EXPORT: json.dumps({"about": self.about, "made": made})}
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        self.storage.put(join(self.path, name), data)
+        self.storage.put(join_path(self.path, name), data)
 
     def held(self, expected: Collection[str]) -> dict[str, Held]:
         """What the data files hold now, by name, read from their heads and footers."""
@@ -134,7 +136,7 @@ class Target:
         raise OutputError(f"{where}: belongs to another export: {differences}", _OWN)
 
 
-def describe(finished: Finished) -> dict[str, Any]:
+def describe(finished: FinishedOutput) -> dict[str, Any]:
     """What the rows are, for `_export.json`: their job, models and rejects."""
     models = json.loads((finished.schema.metadata or {}).get(schema.MODELS.encode(), b"{}"))
     return {"job": identity.fingerprint(finished.config), "models": models, "rejects": finished.rejects}

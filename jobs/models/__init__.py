@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.canvas import Canvas, Scale
+from jobs.images.canvas import Canvas, Scale
 from jobs.models.weights import Weights
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from jobs import whole
+from jobs.storage import atomic
 
 CACHE = Path("~/.cache/coyo-jobs").expanduser()
 _DIGEST = hashlib.sha256().digest_size
@@ -22,7 +22,7 @@ def recall(kind: str, key: str) -> bytes | None:
 
 def remember(kind: str, key: str, data: bytes) -> None:
     """Whole or not at all. Where nothing can be written, as in some containers, it is forgotten."""
-    with suppress(OSError), whole.file(str(_file(kind, key))) as file:
+    with suppress(OSError), atomic.file(str(_file(kind, key))) as file:
         file.write(hashlib.sha256(data).digest() + data)
 
 

@@ -11,12 +11,28 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from jobs import log, schema
 from jobs.config import JobConfig
-from jobs.models import Spec, disk
+from jobs.models import Spec, disk, weights
 from jobs.models.weights import Weights
 from jobs.storage import Storage
 
 _LIBRARIES = ("transformers", "torch", "tokenizers", "pillow", "numpy", "pyarrow")
+
+
+def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
+    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
+    specs: list[Spec] = []
+    for kind, section in config.models:
+        if section:
+            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
+            specs.append(described(kind, config, pinned, folder))
+    for spec in specs:
+        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
+        if schema.ZERO_SHOT_LABELS in spec.columns:
+            said += f", {len(spec.labels):,} zero-shot labels"
+        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
+    return tuple(specs)
 
 
 def described(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:

@@ -12,15 +12,15 @@ import torch
 
 from jobs import schema
 from jobs.config import AlignConfig, JobConfig, VitConfig, ZeroShotConfig
-from jobs.decode import decode
 from jobs.errors import Reject
-from jobs.ledger import Ledger
+from jobs.images.decode import decode
 from jobs.lookup import fetch
 from jobs.models import loading
 from jobs.models.texts import longest
 from jobs.models.weights import Weights, pin
 from jobs.models.zero_shot import Score
-from jobs.paths import ROWS
+from jobs.output.layout import ROWS
+from jobs.output.ledger import Ledger
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from jobs import schema
-from jobs.canvas import Canvas, Scale
 from jobs.config import VitConfig
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Model, Results, Spec, loading, vectors
 from jobs.models.fitting import Device
 from jobs.models.weights import Weights

@@ -14,7 +14,7 @@ from jobs import schema
 from jobs.config import FetchConfig
 from jobs.errors import Stage, StorageError
 from jobs.meter import Reporter, Stopping
-from jobs.provenance import by_shard
+from jobs.row_ranges import coverage_by_shard
 from jobs.sources import Layout, Unit
 from jobs.sources.discover import read
 from jobs.storage import Storage
@@ -50,7 +50,9 @@ class Reader:
             ends = table.filter(table.column(schema.END))
             self.report.timed(Stage.SOURCE.value, since, table.num_rows - ends.num_rows)
             rows += table.num_rows - ends.num_rows
-            answered += sum(part.span for part in by_shard(table.filter(pc.invert(table.column(schema.END)))).values())
+            answered += sum(
+                part.span for part in coverage_by_shard(table.filter(pc.invert(table.column(schema.END)))).values()
+            )
             closing = ends.filter(pc.is_valid(ends.column(schema.TOTAL)))
             if closing.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
                 left = closing.column(schema.TOTAL)[0].as_py() - sum(stop - start for start, stop in unit.done)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from jobs.config import SourceConfig
 from jobs.errors import SourceError
-from jobs.provenance import outside
+from jobs.row_ranges import outside
 from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, unreadable
 from jobs.sources.batches import raw_of, taken_of
 from jobs.sources.columns import check, layout_of, needed

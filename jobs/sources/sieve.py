@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import schema
-from jobs.provenance import outside
+from jobs.row_ranges import outside
 from jobs.sources import Layout, Unit, unreadable
 from jobs.sources.selection import Mask
 

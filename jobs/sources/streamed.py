@@ -13,7 +13,6 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from jobs import hub
 from jobs.config import DatasetConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.sources import BLOCK_ROWS, Layout, Shard, Source, Unit
@@ -21,7 +20,7 @@ from jobs.sources.batches import raw_of, taken_of
 from jobs.sources.columns import layout_of
 from jobs.sources.selection import chosen
 from jobs.sources.sieve import Sieve
-from jobs.storage import Entry
+from jobs.storage import Entry, hub
 
 _SAVED = "dataset_info.json"  # what save_to_disk leaves beside its files
 _SHARD = re.compile(r".*-(\d+)-of-(\d+)")

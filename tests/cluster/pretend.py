@@ -15,10 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from jobs import pipeline
-from jobs.config import ComputeConfig, JobConfig
+from jobs.config import ComputeConfig
 from jobs.meter import Reporter
 from jobs.models import Spec
 from jobs.pipeline import AnnotateActor, Decoder
+from jobs.recipe import load_recipe
 from jobs.resources import Resources
 from jobs.run import run
 
@@ -48,4 +49,4 @@ class Decode(Decoder):
 if __name__ == "__main__":
     SEEN, SECONDS = Path(sys.argv[2]), float(sys.argv[3])
     pipeline.AnnotateActor, pipeline.Decoder = Actor, Decode  # type: ignore[misc]
-    print(run(JobConfig.load(sys.argv[1])))
+    print(run(load_recipe(sys.argv[1])))

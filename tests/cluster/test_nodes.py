@@ -14,7 +14,7 @@ import pytest
 
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.paths import FOLDERS
+from jobs.output.layout import FOLDERS
 from jobs.verify import show, verify
 from tests.cluster.conftest import free_port
 from tests.test_run import addresses, read, small_job

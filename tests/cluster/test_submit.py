@@ -10,7 +10,7 @@ import yaml
 
 from jobs.cli import main
 from jobs.demo import corpus
-from jobs.paths import FOLDERS
+from jobs.output.layout import FOLDERS
 from jobs.storage import Storage
 from jobs.submission import SUBMITTED
 from jobs.verify import show, verify

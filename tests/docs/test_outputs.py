@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -51,8 +52,7 @@ def test_every_python_block_runs(block: Block, at_demo: Path) -> None:
 
 
 def test_the_script_writes_pictures(at_demo: Path, tmp_path: Path) -> None:
-    from examples.pictures import pictures
-
+    pictures = runpy.run_path(str(ROOT / "examples" / "pictures.py"))["pictures"]
     written = pictures("demo/out-8x100", tmp_path / "pictures", "similarity > 0.8", 3)
     assert len(written) == 3
     for path in written:

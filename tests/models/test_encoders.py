@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from jobs import schema
-from jobs.canvas import Canvas, paint
 from jobs.demo import WEIGHTS
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas, paint
 from jobs.models import loading, towers
 from jobs.models.zero_shot import Score
 from tests.models.architectures import ENCODERS, encoder

@@ -99,9 +99,9 @@ def test_what_was_proved_is_described_without_torch(tmp_path: Path, monkeypatch:
     found = described(config)
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     code = (
-        "import sys; from jobs.config import JobConfig; from jobs.run import describe_models; "
+        "import sys; from jobs.recipe import load_recipe; from jobs.models.proofs import describe_models; "
         "from jobs.storage import Storage; "
-        f"(spec,) = describe_models(JobConfig.load({str(tmp_path / 'job.yaml')!r}), Storage()); "
+        f"(spec,) = describe_models(load_recipe({str(tmp_path / 'job.yaml')!r}), Storage()); "
         "print(spec.labels, 'torch' in sys.modules)"
     )
     done = subprocess.run(

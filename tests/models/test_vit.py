@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.canvas import paint
 from jobs.demo import WEIGHTS, scenes
 from jobs.errors import CheckpointError
+from jobs.images.canvas import paint
 from jobs.models import loading
 from tests.models.architectures import CLASSIFIERS, NAFLEX, classifier, processor
 from tests.models.checkpoints import column, copy, edit, held, load, noise, rewrite, spec, tensors

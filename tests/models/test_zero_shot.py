@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.canvas import paint
 from jobs.config import ZeroShotConfig
 from jobs.demo import WEIGHTS, scenes
 from jobs.errors import CheckpointError, ConfigError, StorageError
+from jobs.images.canvas import paint
 from jobs.models import loading
 from jobs.models.labels import listed
 from jobs.models.zero_shot import Score, ZeroShot
