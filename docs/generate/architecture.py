@@ -1,16 +1,19 @@
 """The architecture page's tables: each room with its phrase, and the import contracts of pyproject.toml."""
 
 import ast
+import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from docs.generate.imports import ROOT, levels, read
 
 _SAYS = {
-    "layers": "{layers}: each imports only those after it",
-    "forbidden": "{source_modules} do not import {forbidden_modules}",
-    "independence": "{modules} do not import each other",
+    "layers": "each imports only those after it: {layers}",
+    "forbidden": "{forbidden_modules} are not imported from {source_modules}",
+    "independence": "none of these imports another: {modules}",
 }
+_BETWEEN = {"layers": " → "}
 
 
 def rooms() -> str:
@@ -37,24 +40,25 @@ def _phrase(room: str) -> str:
     return " ".join(said.partition("\n\n")[0].split())
 
 
-def contracts() -> str:
+def contracts(settings: Path = ROOT / "pyproject.toml") -> str:
     """The import contracts, in words; empty while there are none."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"].get("importlinter", {})
-    found = settings.get("contracts", [])
+    found = tomllib.loads(settings.read_text())["tool"].get("importlinter", {}).get("contracts", [])
     if not found:
         return ""
-    return "\n".join(
-        ["| contract | what it says |", "|---|---|", *(f"| {each['name']} | {_said(each)} |" for each in found)]
-    )
+    rows = [f"| {each['name']} | {_said(each)} |" for each in found]
+    return "\n".join(["| contract | what it says |", "|---|---|", *rows])
 
 
 def _said(contract: dict[str, Any]) -> str:
-    words = {key: _names(value) for key, value in contract.items() if isinstance(value, list)}
+    words = {key: _names(value, _BETWEEN.get(key, ", ")) for key, value in contract.items() if isinstance(value, list)}
     form = _SAYS.get(contract["type"])
     if form is None:
         return "; ".join(f"{key}: {value}" for key, value in words.items())
-    return form.format(**words) + (f"; except {words['ignore_imports']}" if "ignore_imports" in words else "")
+    ignored = f"; except for {words['ignore_imports']}" if "ignore_imports" in words else ""
+    return form.format(**words) + ignored
 
 
-def _names(modules: list[str]) -> str:
-    return ", ".join(f"`{name.replace('|', 'and').replace(':', 'and')}`" for name in modules)
+def _names(modules: list[str], between: str) -> str:
+    """A layer may name several modules: `a | b` do not import each other, `a : b` may."""
+    layers = (re.split(r" *[|:] *", layer) for layer in modules)
+    return between.join(" and ".join(f"`{name}`" for name in layer) for layer in layers)

@@ -46,7 +46,7 @@ def _inner(lines: int, room: str) -> tuple[float, float]:
     """Width and height of a room's tiles: its area follows from its lines, its width from its title too."""
     area = lines * _AREA
     height = min(_TALL, max(_FLAT, (area / 2.2) ** 0.5))
-    width = max(area / height, 9.5 * len(room) + 36)
+    width = max(area / height, 10.2 * len(room) + 46)
     return width, max(area / width, 30.0)
 
 

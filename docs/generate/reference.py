@@ -122,7 +122,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
     parser.formatter_class = partial(argparse.HelpFormatter, width=100)
-    usage = parser.format_usage().removeprefix("usage: ").rstrip()
+    usage = parser.format_usage().rstrip().replace("\n       ", "\n").removeprefix("usage: ")
     rows = ([f"`{_call(each)}`", each.help or ""] for each in parser._actions if each.dest != "help")
     arguments = table(["argument", "meaning"], rows)
     return f"### `{name}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{arguments}"

@@ -3,11 +3,12 @@
 import ast
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from docs.generate import imports, picture
-from docs.generate.architecture import rooms
+from docs.generate.architecture import contracts, rooms
 from docs.generate.reference import filled, parsers, sections
 from jobs import cli, log, metrics, schema
 from jobs.errors import Reason
@@ -105,6 +106,19 @@ def test_every_room_has_a_phrase() -> None:
     rows = [line.split(" | ") for line in rooms().splitlines()[2:]]
     assert len(rows) == len(imports.read().rooms)
     assert all(phrase.strip() for _, phrase, _ in rows)
+
+
+def test_import_contracts_are_shown_in_words(tmp_path: Path) -> None:
+    settings = tmp_path / "pyproject.toml"
+    settings.write_text(
+        '[[tool.importlinter.contracts]]\nname = "Rooms"\ntype = "layers"\nlayers = ["a.top", "a.b | a.c"]\n'
+        '[[tool.importlinter.contracts]]\nname = "Apart"\ntype = "forbidden"\n'
+        'source_modules = ["b"]\nforbidden_modules = ["a", "ray"]\n'
+    )
+    assert contracts(settings).splitlines()[2:] == [
+        "| Rooms | each imports only those after it: `a.top` → `a.b` and `a.c` |",
+        "| Apart | `a`, `ray` are not imported from `b` |",
+    ]
 
 
 def quoted() -> list[str]:
