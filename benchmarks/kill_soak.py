@@ -22,11 +22,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks import ceph, throughput
+from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.recipe import load_recipe
 from jobs.storage import Storage
-from jobs.verify import show, verify
 
 RUN = [sys.executable, "-m", "jobs", "run"]
 PARTS = {"actor": "AnnotateActor", "decoder": "Decoder"}

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
+from jobs.driver.tasks import plan
 from jobs.output import footer, ledger
 from jobs.output.layout import FOLDERS
-from jobs.plan import plan
 from jobs.row_ranges import Coverage
 from jobs.sources.discover import discover
 from jobs.storage import Storage

@@ -98,9 +98,9 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
 
 
 def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
-    from jobs.annotate import Annotator, How
     from jobs.images.render import paint_rows, render
-    from jobs.models.proofs import describe_models
+    from jobs.models.annotator import Annotator, ExecutionOptions
+    from jobs.models.describe import describe_models
     from jobs.sources import Unit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage
@@ -108,7 +108,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, How("cpu", measured=config.compute.batch_size == "auto"))
+    annotator = Annotator(specs, ExecutionOptions("cpu", measured=config.compute.batch_size == "auto"))
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
     by = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()

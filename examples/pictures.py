@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas
 from PIL import Image
 
-from jobs.lookup import fetch
 from jobs.output.identity import load_job
 from jobs.sources.discover import discover
+from jobs.sources.lookup import read_rows
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def pictures(output: str, folder: Path, where: str, count: int) -> list[Path]:
     storage, config = load_job(output)
     names = json.loads(storage.read(f"{output}/_labels.json"))
     addresses = list(zip(rows["shard"], rows["row"], strict=True))
-    texts, images = fetch(storage, discover(storage, config.source), addresses, config.fetch)
+    texts, images = read_rows(storage, discover(storage, config.source), addresses, config.fetch)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for rank, (address, labels) in enumerate(zip(addresses, rows["labels"], strict=True)):

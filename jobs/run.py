@@ -18,12 +18,17 @@ from cluster.local import Session
 from cluster.nodes import totals
 from jobs import __version__, log, schema
 from jobs.config import JobConfig
+from jobs.driver.coordinator import CoordinatorHandle
+from jobs.driver.lease import Lease
+from jobs.driver.profile import describe_run
+from jobs.driver.prometheus import Metrics
+from jobs.driver.remote import NodeWatcher, cause, reserved
+from jobs.driver.resources import Resources
+from jobs.driver.supervisor import QueuedRun, Supervisor
+from jobs.driver.tasks import Partition, Work, plan
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
-from jobs.lease import Lease
-from jobs.meter import Reporter
-from jobs.metrics import Metrics
 from jobs.models import Spec
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output import identity, images, ledger
 from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
 from jobs.output.ledger import Ledger, Object
@@ -31,20 +36,15 @@ from jobs.output.summary import Summary, summarise
 from jobs.output.writer import Writer
 from jobs.pipeline import Pipeline
 from jobs.pipeline.write import ParquetSink
-from jobs.plan import Part, Work, plan
-from jobs.profile import describe_run
-from jobs.remote import Ask, Roll, Send, cause, placed
-from jobs.resources import Resources
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
-from jobs.watch import Waiting, Watch
 
 _AGAIN = 3  # times that a run goes on by itself
 
 
-def run(config: JobConfig, part: Part | None = None) -> Summary:
+def run(config: JobConfig, part: Partition | None = None) -> Summary:
     """Give every row of the source its labels and embeddings, once; go on where an earlier run stopped.
 
     With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
@@ -52,7 +52,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     log.begin(run_id)
-    part, storage = part or Part(), Storage(config.storage)
+    part, storage = part or Partition(), Storage(config.storage)
     source = discover(storage, config.source)
     log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
@@ -98,10 +98,10 @@ class _Job:
     source: Source
     specs: tuple[Spec, ...]
     fingerprint: str
-    part: Part
+    part: Partition
 
     @classmethod
-    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
+    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Partition) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
         pinned = identity.pin_config(config, source.pinned, specs)
@@ -142,10 +142,10 @@ class _Job:
         return self._drop(now.overlapping(), now)
 
     def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
-        waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
+        waiting = QueuedRun(run, self.part.suffix, self.storage, self.path, lease)
         with ExitStack() as placing:
             with waiting.until_it_ends():
-                resources, meter = placing.enter_context(placed(run, self.config, session, waiting.tell))
+                resources, coordinator = placing.enter_context(reserved(run, self.config, session, waiting.tell))
             began, cpu = time.monotonic(), time.process_time()
             cluster = totals(session.nodes())
             work = self._planned(committed, resources, int(cluster.get("CPU", 1)))
@@ -153,7 +153,7 @@ class _Job:
                 log.say(
                     "note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come"
                 )
-            watch = self._stream(work, resources, run, lease, session, meter)
+            watch = self._stream(work, resources, run, lease, session, coordinator)
         now = self._settled(committed, run)
         if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
             watch.publish("incomplete")
@@ -185,14 +185,15 @@ class _Job:
         log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
         return work
 
-    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, meter: Any) -> Watch:
+    def _stream(
+        self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, coordinator: CoordinatorHandle
+    ) -> Supervisor:
         """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
-        report = Reporter(Send(meter), Ask(meter))
-        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-        sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
+        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, coordinator)
+        sink = ParquetSink(self._writer(run), resources.rows_per_file, coordinator)
         metrics = Metrics(self.path, work.shards - work.shards_done, resources)
-        roll = Roll(self.config.compute, resources, session)
-        watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, roll)
+        nodes = NodeWatcher(self.config.compute, resources, session)
+        watch = Supervisor(run, self.part.suffix, work, self.config, self.storage, lease, coordinator, metrics, nodes)
         try:
             with watch.watching():
                 pipeline.write(pipeline.build(work.tasks), sink, run)

@@ -16,7 +16,7 @@ _AREA = 74.0  # square units for one line of code
 _TALL, _FLAT = 172.0, 54.0  # the inner height of a room, at most and at least
 _HEAD, _PAD = 32.0, 8.0  # a room's title, and the space around its tiles
 _BETWEEN = 56.0  # of two layers, for the arrows
-_MARGIN, _TITLE = 48.0, 150.0
+_MARGIN, _TITLE = 48.0, 178.0
 _COLOURS = ("#3b3f6b", "#2f5f8a", "#2b8286", "#5c9a6b", "#a9a04a", "#d9953f", "#c85f43")  # from the ground up
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 _INK, _SOFT, _PAPER = "#23262b", "#6b6f76", "#fbfaf6"
@@ -24,9 +24,10 @@ _INK, _SOFT, _PAPER = "#23262b", "#6b6f76", "#fbfaf6"
 
 def draw(code: Code) -> str:
     """The picture of this code; the same code gives the same text."""
-    heights = levels(code)
     inner = {room: _inner(sum(files.values()), room) for room, files in code.rooms.items()}
-    placed = place({room: size[0] + 2 * _PAD for room, size in inner.items()}, heights, necessary(code))
+    widths = {room: size[0] + 2 * _PAD for room, size in inner.items()}
+    heights = _lifted(code, levels(code), widths)
+    placed = place(widths, heights, necessary(code))
     everything = [each for layer in placed.layers for each in layer]
     shift = _MARGIN - min(each.x - each.width / 2 for each in everything)
     for each in everything:
@@ -40,6 +41,20 @@ def draw(code: Code) -> str:
     for room in code.rooms:
         parts += _room(room, code.rooms[room], cards[room], shades[room])
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _lifted(code: Code, heights: dict[str, int], widths: dict[str, float]) -> dict[str, int]:
+    """A room that imports none moves up to those that import it, while its layer stays narrower than the widest."""
+
+    def width(level: int) -> float:
+        return sum(widths[room] for room in heights if heights[room] == level)
+
+    widest = max(width(level) for level in set(heights.values()))
+    for room in sorted(room for room in heights if not code.imports[room]):
+        top = min((heights[user] for user in heights if room in code.imports[user]), default=1)
+        fits = [level for level in range(1, top) if width(level) + widths[room] <= widest]
+        heights[room] = max(fits, default=heights[room])
+    return heights
 
 
 def _inner(lines: int, room: str) -> tuple[float, float]:

@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 
 from docs.generate.architecture import contracts, rooms
 from docs.generate.imports import ROOT
-from jobs import cli, log, metrics, schema
+from jobs import cli, log, schema
 from jobs.config import JobConfig
+from jobs.driver import prometheus
 from jobs.errors import TRANSIENT, Reason
 from jobs.recipe import recipe_template
 
@@ -176,12 +177,13 @@ def reasons() -> str:
     )
 
 
-def prometheus() -> str:
+def metrics() -> str:
     """Every metric as Prometheus sees it: Ray puts `ray_` before a name, and `_total` after a counter's."""
     rows = [
-        [f"`ray_{name}_total`", "counter", f"`output`, `{tag}`", says] for name, (says, tag) in metrics.COUNTERS.items()
+        [f"`ray_{name}_total`", "counter", f"`output`, `{tag}`", says]
+        for name, (says, tag) in prometheus.COUNTERS.items()
     ]
-    rows += [[f"`ray_{name}`", "gauge", "`output`", says] for name, says in metrics.GAUGES.items()]
+    rows += [[f"`ray_{name}`", "gauge", "`output`", says] for name, says in prometheus.GAUGES.items()]
     return table(["metric", "kind", "labels", "meaning"], iter(rows))
 
 
@@ -207,7 +209,7 @@ def changelog() -> str:
 
 GENERATED: dict[str, Callable[..., str]] = {
     "recipe": recipe, "init": init, "commands": commands, "columns": columns, "reasons": reasons,
-    "metrics": prometheus, "events": events, "rooms": rooms, "contracts": contracts, "file": file,
+    "metrics": metrics, "events": events, "rooms": rooms, "contracts": contracts, "file": file,
     "changelog": changelog,
 }  # fmt: skip
 _PLACE = re.compile(r"<!-- generated: (\w+)(?: (\S+))? -->")

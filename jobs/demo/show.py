@@ -5,11 +5,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from jobs.commands.report import contact_sheet, sample
 from jobs.demo import corpus
 from jobs.demo.score import score
 from jobs.errors import ConfigError
 from jobs.recipe import load_recipe, recipe_template
-from jobs.report import contact_sheet, sample
 from jobs.run import run
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from jobs import schema
 from jobs.errors import OutputError
-from jobs.exports.form import Files, Part
+from jobs.exports.form import FileRange, Files
 from jobs.output.finished import FinishedOutput
 from jobs.output.layout import LABEL_NAMES
 
@@ -26,7 +26,7 @@ class CoyoLabeled:
         names = json.dumps(finished.class_names(schema.LABELS), ensure_ascii=False, indent=0).encode()
         self.beside = {LABEL_NAMES: lambda _: names}
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         return [f"data/part-{part.number:05d}.parquet"]
 
     def files(self, rows: pa.Table) -> Files:

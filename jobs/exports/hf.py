@@ -9,7 +9,7 @@ import pyarrow as pa
 from jobs import schema
 from jobs.errors import OutputError
 from jobs.exports.card import card
-from jobs.exports.form import Files, Part
+from jobs.exports.form import FileRange, Files
 from jobs.output.finished import FinishedOutput
 
 CARD = "README.md"
@@ -38,7 +38,7 @@ class HuggingFace:
         self._metadata.pop(schema.PROVENANCE.encode(), None)  # that of the object whose schema this is
         self.beside = {CARD: self._card}
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         return [f"data/train-{part.number:05d}-of-{part.of:05d}.parquet"]
 
     def files(self, rows: pa.Table) -> Files:

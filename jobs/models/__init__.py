@@ -1,6 +1,6 @@
 """The models of a job. A Spec says all that others need to know of one, and can travel; a loaded model cannot.
 
-Only this package, jobs.annotate, jobs.fast and the demo's training script import torch or transformers.
+Only this package, jobs.images.torch_resize and the demo's training script import torch or transformers.
 """
 
 from abc import ABC, abstractmethod

@@ -13,16 +13,16 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
 from jobs import schema
+from jobs.driver.coordinator import CoordinatorHandle
 from jobs.errors import Stage
-from jobs.meter import Reporter
 from jobs.output.writer import Writer
 
 
 class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
     """The writer as Ray Data wants it."""
 
-    def __init__(self, writer: Writer, rows_per_file: int, report: Reporter) -> None:
-        self._writer, self._rows, self._report = writer, rows_per_file, report
+    def __init__(self, writer: Writer, rows_per_file: int, coordinator: CoordinatorHandle) -> None:
+        self._writer, self._rows, self._coordinator = writer, rows_per_file, coordinator
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> None:
         since = time.perf_counter()
@@ -32,7 +32,8 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
             return
         table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
         self._writer.write(table, f"part-{self._writer.about['run']}-{ctx.task_idx:06d}.parquet")
-        self._report.timed(Stage.SINK.value, since, table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0))
+        rows = table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0)
+        self._coordinator.record_work(Stage.SINK, rows, time.perf_counter() - since)
 
     def get_name(self) -> str:
         return Stage.SINK.value

@@ -10,7 +10,8 @@ import pytest
 from docs.generate import imports, picture
 from docs.generate.architecture import contracts, rooms
 from docs.generate.reference import filled, parsers, sections
-from jobs import cli, log, metrics, schema
+from jobs import cli, log, schema
+from jobs.driver import prometheus
 from jobs.errors import Reason
 from jobs.output import identity
 from tests.docs.pages import ROOT, pages, text_of
@@ -51,7 +52,7 @@ def test_every_column_reason_metric_and_event_is_documented() -> None:
     assert all(f"| `{name}` |" in output for name in schema.RESERVED)
     assert all(f"`{key}`" in output for key in (schema.PROVENANCE, schema.MODELS, *schema.CLASS_NAMES.values()))
     assert all(f"| `{reason}` |" in page("reasons") for reason in Reason)
-    assert all(f"| `ray_{name}" in page("metrics") for name in (*metrics.COUNTERS, *metrics.GAUGES))
+    assert all(f"| `ray_{name}" in page("metrics") for name in (*prometheus.COUNTERS, *prometheus.GAUGES))
     assert all(f"| `{name}` |" in page("events") for name in log.EVENTS)
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from jobs import schema
 from jobs.config import DecodeConfig
-from jobs.demo import WEIGHTS
 from jobs.errors import Reason, Reject
 from jobs.images.canvas import paint
 from jobs.images.decode import decode
 from jobs.models import loading
+from jobs.models.weights import DEMO_WEIGHTS
 from tests.models.checkpoints import column, load, spec
 
 REFUSED_BY_PILLOW = "odd/gen-bitrot.png"  # listed as decoding; Pillow raises the first time it is loaded
@@ -68,7 +68,7 @@ def canvases(photos: Path, kind: str) -> torch.Tensor:
 
 
 def processor(kind: str) -> Any:
-    return loading.transformers().AutoImageProcessor.from_pretrained(WEIGHTS / kind, backend="pil")
+    return loading.transformers().AutoImageProcessor.from_pretrained(DEMO_WEIGHTS / kind, backend="pil")
 
 
 @pytest.mark.parametrize("kind", ["vit", "align"])
@@ -80,7 +80,7 @@ def test_pixels_equal_transformers_bit_for_bit(photos: Path, kind: str) -> None:
 
 def test_labels_equal_plain_transformers(photos: Path) -> None:
     images = as_documented(photos)
-    model = loading.transformers().AutoModelForImageClassification.from_pretrained(WEIGHTS / "vit").eval()
+    model = loading.transformers().AutoModelForImageClassification.from_pretrained(DEMO_WEIGHTS / "vit").eval()
     with torch.no_grad():
         probs, ids = model(**processor("vit")(images=images, return_tensors="pt")).logits.softmax(1).topk(5)
     results = load("vit")(canvases(photos, "vit"), [None] * len(images))
@@ -90,8 +90,8 @@ def test_labels_equal_plain_transformers(photos: Path) -> None:
 
 def test_embeddings_equal_plain_transformers(photos: Path) -> None:
     transformers, images, texts = loading.transformers(), as_documented(photos), list(plain(photos).values())
-    model = transformers.AlignModel.from_pretrained(WEIGHTS / "align").eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(WEIGHTS / "align")
+    model = transformers.AlignModel.from_pretrained(DEMO_WEIGHTS / "align").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_WEIGHTS / "align")
     align = transformers.AlignProcessor(processor("align"), tokenizer)
     inputs = align(text=texts, images=images, padding="max_length", max_length=64, truncation=True, return_tensors="pt")
     with torch.no_grad():

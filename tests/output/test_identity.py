@@ -9,15 +9,15 @@ import pytest
 import s3fs
 import yaml
 
+from jobs.commands.status import status
 from jobs.config import JobConfig
+from jobs.driver.progress import before, publish
 from jobs.errors import OutputError
 from jobs.models import Spec
-from jobs.models.proofs import describe_models
+from jobs.models.describe import describe_models
 from jobs.output import identity
-from jobs.progress import before, publish
 from jobs.recipe import load_recipe
 from jobs.sources.discover import discover
-from jobs.status import status
 from jobs.storage import Storage
 from tests.conftest import demo_job
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import schema
+from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.output import images
 from jobs.run import run
-from jobs.verify import verify
 from tests.conftest import demo_job
 from tests.sources import read_all
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.errors import OutputError
@@ -15,10 +16,9 @@ from jobs.output.ledger import Ledger, missing
 from jobs.row_ranges import Coverage
 from jobs.run import run
 from jobs.storage import Storage
-from jobs.verify import verify
+from tests.end_to_end.test_run import addresses, objects, small_job
+from tests.end_to_end.test_run import read as table
 from tests.output.test_writer import bad, batch, end, good, writer
-from tests.test_run import addresses, objects, small_job
-from tests.test_run import read as table
 
 WIDER = {pa.int32(): pa.int64()}
 

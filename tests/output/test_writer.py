@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import schema
+from jobs.driver.coordinator import Coordinator
 from jobs.images.canvas import Canvas, Scale
-from jobs.meter import Meter, Reporter
 from jobs.models import Spec
 from jobs.models.weights import Weights
 from jobs.output import footer
@@ -160,8 +160,8 @@ def test_rows_are_stored_in_the_order_of_their_shard(tmp_path: Path) -> None:
 
 def test_a_write_task_that_is_repeated_replaces_its_own_objects(tmp_path: Path) -> None:
     """Ray repeats tasks of a node that died; a second name would be a second copy of every row."""
-    meter = Meter()
-    sink = ParquetSink(writer(tmp_path), 8, Reporter(lambda method, *args: getattr(meter, method)(*args)))
+    coordinator = Coordinator()
+    sink = ParquetSink(writer(tmp_path), 8, coordinator)
     blocks = [batch(good("a", 0, 1)), batch(bad("a", 2), end("a", 3))]
     for _ in range(2):
         sink.write(blocks, SimpleNamespace(task_idx=3))
@@ -170,11 +170,11 @@ def test_a_write_task_that_is_repeated_replaces_its_own_objects(tmp_path: Path) 
     rows = ["rows/part-r1-000003.parquet", "rows/part-r1-000004.parquet"]
     assert names == ["rejects", "rejects/part-r1-000003.parquet", "rows", *rows]
     assert sink.min_rows_per_write == 8
-    assert meter.snapshot().stages["sink"].rows == 7
+    assert coordinator.snapshot().stages["sink"].rows == 7
 
 
 def test_blocks_without_rows_write_nothing(tmp_path: Path) -> None:
-    sink = ParquetSink(writer(tmp_path), 8, Reporter(lambda *_: None))
+    sink = ParquetSink(writer(tmp_path), 8, Coordinator())
     sink.write([ANNOTATED.empty_table()], SimpleNamespace(task_idx=0))
     assert not list(tmp_path.iterdir())
 

@@ -19,8 +19,8 @@ from jobs.sources.discover import discover
 from jobs.sources.discover import read as read_unit
 from jobs.storage import CHUNK, Storage, retry
 from tests.conftest import put_folder
+from tests.end_to_end.test_crash_windows import DENIED, check, given, proxy, tiny_job
 from tests.faulty_s3 import Fault, FaultyS3, cut, delay, error, first, lose_answer, reset, short
-from tests.test_crash_windows import DENIED, check, given, proxy, tiny_job
 from tests.test_log import events
 
 __all__ = ["given", "proxy"]
