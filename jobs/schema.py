@@ -34,21 +34,21 @@ RESERVED = frozenset(
 
 # What each column of an output holds, as the documentation shows it.
 MEANING = {
-    SHARD: "the input file, by its path below the source's folder",
-    ROW: "the row's place in its shard as stored, from 0; with `shard` it is the row's address",
+    SHARD: "the input file, as its path below the source's folder",
+    ROW: "index of the row in its shard as stored, from 0; with `shard`, the row's address",
     KEY: "the source's own id: COYO's `id`, a tar's key; null where the source has none",
-    LABELS: "class ids of the classifier, most probable first; the names are in `_labels.json`",
-    LABEL_PROBS: "their probabilities, in the same order",
-    ZERO_SHOT_LABELS: "places in the recipe's own list of labels, most probable first; `_zero_shot_labels.json` has it",
-    ZERO_SHOT_PROBS: "their probabilities, in the same order",
-    IMAGE_EMBEDDING: "of the picture, L2-normalised",
-    TEXT_EMBEDDING: "of the text, L2-normalised; null where the text is null or empty",
-    SIMILARITY: "cosine of the two embeddings, -1 to 1; null where the text's is",
-    IMAGE_POOLED: "what the image tower gives before projection and normalisation",
-    TEXT_POOLED: "what the text tower gives before projection and normalisation; null where the text's embedding is",
-    REJECT_STAGE: "where the row failed: source, fetch, decode or annotate",
-    REJECT_REASON: "why, from a closed list",
-    REJECT_MESSAGE: "what exactly was found, for a person to read",
+    LABELS: "class ids, most probable first; `_labels.json` has the names",
+    LABEL_PROBS: "probabilities of `labels`, in the same order",
+    ZERO_SHOT_LABELS: "indexes into the recipe's own labels, most probable first; `_zero_shot_labels.json` has the list",
+    ZERO_SHOT_PROBS: "probabilities of `zero_shot_labels`, in the same order",
+    IMAGE_EMBEDDING: "embedding of the image, L2-normalised",
+    TEXT_EMBEDDING: "embedding of the text, L2-normalised; null if the text is null or empty",
+    SIMILARITY: "cosine of both embeddings, -1 to 1; null if `text_embedding` is",
+    IMAGE_POOLED: "output of the image tower before projection and normalisation",
+    TEXT_POOLED: "output of the text tower before projection and normalisation; null if `text_embedding` is",
+    REJECT_STAGE: "the stage that failed: source, fetch, decode or annotate",
+    REJECT_REASON: "the reason, from a closed list",
+    REJECT_MESSAGE: "details, for people to read",
 }
 
 # Names a source may use, best first.

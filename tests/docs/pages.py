@@ -27,7 +27,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Every page that a reader may come to."""
-    tops = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    tops = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
     return [*tops, *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -62,6 +62,12 @@ def test_every_shown_command_parses(command: str) -> None:
     cli._parser().parse_args(called)
 
 
+def test_the_examples_are_listed() -> None:
+    listed = inline(ROOT / "examples" / "README.md")
+    files = {path.name for path in (ROOT / "examples").iterdir() if path.is_file()}
+    assert files - {"README.md"} <= set(listed)
+
+
 @pytest.mark.parametrize("command", of("make"))
 def test_every_shown_target_of_make_is_there(command: str) -> None:
     for target in words(command)[1:]:
@@ -70,15 +76,21 @@ def test_every_shown_target_of_make_is_there(command: str) -> None:
 
 @pytest.mark.parametrize("command", of("python"))
 def test_every_shown_module_is_there_and_knows_its_flags(command: str) -> None:
-    _, dash, module, *rest = words(command)
-    assert dash == "-m"
-    path = ROOT / module.replace(".", "/")
-    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__main__.py"
+    source, rest = _python(words(command)[1:])
     code = source.read_text()
-    if module.startswith("benchmarks"):
+    if source.is_relative_to(ROOT / "benchmarks"):
         code += (ROOT / "benchmarks" / "__init__.py").read_text()
     for flag in (word for word in rest if word.startswith("--")):
         assert flag in code, flag
+
+
+def _python(arguments: list[str]) -> tuple[Path, list[str]]:
+    """(the file that `python -m module` or `python file` runs, what it is given)."""
+    if arguments[0] != "-m":
+        return ROOT / arguments[0], arguments[1:]
+    path = ROOT / arguments[1].replace(".", "/")
+    file = path.with_suffix(".py")
+    return file if file.is_file() else path / "__main__.py", arguments[2:]
 
 
 def test_every_program_of_the_pages_is_one_that_is_known() -> None:
