@@ -39,7 +39,7 @@ MEANING = {
     KEY: "the source's own id: COYO's `id`, a tar's key; null where the source has none",
     LABELS: "class ids, most probable first; `_labels.json` has the names",
     LABEL_PROBS: "probabilities of `labels`, in the same order",
-    ZERO_SHOT_LABELS: "indexes into the recipe's own labels, most probable first; `_zero_shot_labels.json` has the list",
+    ZERO_SHOT_LABELS: "indexes into `_zero_shot_labels.json`, the recipe's own labels; most probable first",
     ZERO_SHOT_PROBS: "probabilities of `zero_shot_labels`, in the same order",
     IMAGE_EMBEDDING: "embedding of the image, L2-normalised",
     TEXT_EMBEDDING: "embedding of the text, L2-normalised; null if the text is null or empty",

@@ -36,7 +36,7 @@ COMMANDS = sorted(set(shown()))
 
 def words(command: str) -> list[str]:
     """Without variables before it, and without where its output goes."""
-    found = shlex.split(command.split(" > ")[0])
+    found = shlex.split(re.sub(r" > [\w./-]+$", "", command))
     while found and re.fullmatch(r"[A-Z_]+=.*", found[0]):
         del found[0]
     return [found[0].removeprefix(".venv/bin/"), *found[1:]]
