@@ -9,9 +9,9 @@ from typing import Any
 from docs.generate.imports import ROOT, levels, read
 
 _SAYS = {
-    "layers": "each imports only those after it: {layers}",
-    "forbidden": "{forbidden_modules} are not imported from {source_modules}",
-    "independence": "none of these imports another: {modules}",
+    "layers": "each may import only those after it: {layers}",
+    "forbidden": "{source_modules} must not import {forbidden_modules}",
+    "independence": "{modules} must not import each other",
 }
 _BETWEEN = {"layers": " → "}
 
@@ -54,7 +54,7 @@ def _said(contract: dict[str, Any]) -> str:
     form = _SAYS.get(contract["type"])
     if form is None:
         return "; ".join(f"{key}: {value}" for key, value in words.items())
-    ignored = f"; except for {words['ignore_imports']}" if "ignore_imports" in words else ""
+    ignored = f"; except {words['ignore_imports']}" if "ignore_imports" in words else ""
     return form.format(**words) + ignored
 
 

@@ -117,8 +117,8 @@ def test_import_contracts_are_shown_in_words(tmp_path: Path) -> None:
         'source_modules = ["b"]\nforbidden_modules = ["a", "ray"]\n'
     )
     assert contracts(settings).splitlines()[2:] == [
-        "| Rooms | each imports only those after it: `a.top` → `a.b` and `a.c` |",
-        "| Apart | `a`, `ray` are not imported from `b` |",
+        "| Rooms | each may import only those after it: `a.top` → `a.b` and `a.c` |",
+        "| Apart | `b` must not import `a`, `ray` |",
     ]
 
 
