@@ -34,6 +34,25 @@ RESERVED = frozenset(
     | {ZERO_SHOT_LABELS, ZERO_SHOT_PROBS, IMAGE_POOLED, TEXT_POOLED}
 )
 
+# What each column of an output holds, as the documentation shows it.
+MEANING = {
+    SHARD: "the input file, as its path below the source's folder",
+    ROW: "index of the row in its shard as stored, from 0; with `shard`, the row's address",
+    KEY: "the source's own id: COYO's `id`, a tar's key; null where the source has none",
+    LABELS: "class ids, most probable first; `_labels.json` has the names",
+    LABEL_PROBS: "probabilities of `labels`, in the same order",
+    ZERO_SHOT_LABELS: "indexes into `_zero_shot_labels.json`, the recipe's own labels; most probable first",
+    ZERO_SHOT_PROBS: "probabilities of `zero_shot_labels`, in the same order",
+    IMAGE_EMBEDDING: "embedding of the image, L2-normalised",
+    TEXT_EMBEDDING: "embedding of the text, L2-normalised; null if the text is null or empty",
+    SIMILARITY: "cosine of both embeddings, -1 to 1; null if `text_embedding` is",
+    IMAGE_POOLED: "output of the image tower before projection and normalisation",
+    TEXT_POOLED: "output of the text tower before projection and normalisation; null if `text_embedding` is",
+    REJECT_STAGE: "the stage that failed: source, fetch, decode or annotate",
+    REJECT_REASON: "the reason, from a closed list",
+    REJECT_MESSAGE: "details, for people to read",
+}
+
 # Names a source may use, best first.
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img")
 IMAGE_SUFFIXES = (*IMAGE_NAMES, "jp2", "heic", "heif", "jxl", "svg", "ico", "ppm", "jfif")
