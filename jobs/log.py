@@ -18,6 +18,38 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 FORMATS = ("text", "json")
+# Each event: its meaning, and its fields besides `time`, `level`, `event`, `message` and `run`.
+EVENTS = {
+    "source": ("what the source contains and how it is read", "shards, format"),
+    "model": ("a checkpoint was resolved and checked", "weights, revision"),
+    "forwards": ("names of the environment variables that `submit` forwards", ""),
+    "recipe": ("where `submit` wrote the resolved recipe", ""),
+    "submitted": ("a run was submitted to a cluster", "submission"),
+    "plan": ("how much is left to read, and which resources are used", "shards, shards_left"),
+    "waiting": ("the run cannot start yet; the message names what is missing", "seconds"),
+    "progress": (
+        "progress, every 30 s; `rows` counts input rows, `rejects` those of them without a result",
+        "state, rows, total, rejects, reasons, rate, seconds, seconds_left, shards_read, shards_left, waiting",
+    ),
+    "shard": (
+        "a shard is complete; the counts exclude rows that an earlier run committed",
+        "shard, rows, rejects, reasons, damage, seconds",
+    ),
+    "set_aside": ("storage could not deliver a shard; the next run tries again", "shard"),
+    "note": ("information that needs no action now", "shard"),
+    "output": ("something was found or changed in the output", ""),
+    "retry": ("rejected rows will be computed again", "rows"),
+    "export": ("progress of an export, and what it leaves out", ""),
+    "join": ("progress of a join, and how it matches rows", ""),
+    "ended": ("a submission that the command waited for has ended", "submission, code"),
+    "finished": (
+        "last event of a successful run",
+        "output, shards, rows, rejects, reasons, damaged_shards, seconds",
+    ),
+    "stopped": ("last event of a stopped run; also has the fields of progress", "error, hint, code"),
+    "error": ("last event of a failed command", "error, hint, code, shard, worst_shards"),
+    "other": ("a message of a library, with the name of its logger", "logger"),
+}
 LOGGER = logging.getLogger("coyo_jobs")
 _STDERR_LOGGER = logging.getLogger("stderr")  # what other code prints to stderr
 _STDERR_LOGGER.setLevel(logging.INFO)

@@ -7,7 +7,7 @@ rows       rows/*.parquet       shard, row, key, <kept>, <results>
 rejects    rejects/*.parquet    shard, row, key, stage, reason, message
 
 A row with a `_reason` is a reject of the stage in `_stage`. A row also accounts for the unselected rows directly before
-it, those from `_since` on. A row with `_end` is a marker, not an input row: it accounts for the rows from `_since` up to
+it, those from `_since` on. A row with `_end` is a marker, not an input row: it accounts for the rows from `_since` to
 `row`, exclusive. A marker with a `_total` closes its shard, which has that many rows; its `_message` describes any
 damage. Columns that start with an underscore exist only between stages; a source column cannot have such a name.
 """
@@ -33,6 +33,25 @@ RESERVED = frozenset(
     {SHARD, ROW, KEY, LABELS, LABEL_PROBS, IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY}
     | {ZERO_SHOT_LABELS, ZERO_SHOT_PROBS, IMAGE_POOLED, TEXT_POOLED}
 )
+
+# The meaning of each output column, for the reference.
+MEANING = {
+    SHARD: "path of the input file below the source's folder",
+    ROW: "index of the row in its shard, in stored order, from 0; `shard` and `row` are the row's address",
+    KEY: "the source's own id: COYO's `id`, a tar's key; null if the source has none",
+    LABELS: "class ids, most probable first; `_labels.json` has the names",
+    LABEL_PROBS: "probabilities of `labels`, in the same order",
+    ZERO_SHOT_LABELS: "indexes into `_zero_shot_labels.json`, the recipe's own labels; most probable first",
+    ZERO_SHOT_PROBS: "probabilities of `zero_shot_labels`, in the same order",
+    IMAGE_EMBEDDING: "embedding of the image, L2-normalised",
+    TEXT_EMBEDDING: "embedding of the text, L2-normalised; null if the text is null or empty",
+    SIMILARITY: "cosine similarity of both embeddings, -1 to 1; null if `text_embedding` is",
+    IMAGE_POOLED: "output of the image tower before projection and normalisation",
+    TEXT_POOLED: "output of the text tower before projection and normalisation; null if `text_embedding` is",
+    REJECT_STAGE: "stage that failed: source, fetch, decode or annotate",
+    REJECT_REASON: "reason, from a closed list",
+    REJECT_MESSAGE: "details in plain text",
+}
 
 # Names that a source may use, in order of preference.
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img")
