@@ -1,4 +1,4 @@
-"""Paths as text: join, absolute form, globs and braces, local or s3://. Nothing here reads a disk."""
+"""Path strings, local or with a scheme: joining, absolute form, globs and braces. Reads no disk."""
 
 import os
 import re
@@ -11,11 +11,12 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def join_path(folder: str, *names: str) -> str:
+    """Join with slashes, local or with a scheme."""
     return "/".join([folder.rstrip("/"), *names])
 
 
 def expand_braces(path: str) -> list[str]:
-    """`{a,b}` and `{00000..00127}`, as shells and webdataset expand them; a range keeps its zero padding."""
+    """Expand `{a,b}` and `{00000..00127}` like a shell or webdataset; a range keeps its zero padding."""
     match = _BRACES.search(path)
     if match is None:
         return [path]
@@ -32,18 +33,18 @@ def expand_braces(path: str) -> list[str]:
 
 
 def base_folder(path: str) -> str:
-    """The folder that names of the found objects are relative to: what comes before any pattern."""
+    """The folder that shard names are relative to: the path up to its first pattern character."""
     match = re.search(r"[*?\[{]", path)
     return absolute(path if match is None else path[: match.start()].rpartition("/")[0] or ".")
 
 
 def absolute(path: str) -> str:
-    """The path as found entries spell it, without a last slash."""
+    """The path as entries of a listing have it: absolute if local, without a trailing slash."""
     return os.path.abspath(os.path.expanduser(path.removeprefix("file://"))) if is_local(path) else path.rstrip("/")
 
 
 def matches(path: str, name: str) -> bool:
-    """Whether a listing of the folder, file or pattern would find the object with this absolute name."""
+    """Whether the folder or pattern `path` includes the object with this absolute name."""
     if name.startswith(f"{absolute(path)}/"):
         return True
     for pattern in map(absolute, expand_braces(path)):
@@ -57,5 +58,5 @@ def matches(path: str, name: str) -> bool:
 
 
 def is_local(path: str) -> bool:
-    """Not `s3:/bucket` either: a typo must not become a folder here."""
+    """Whether a path has no scheme, or file://. `s3:/bucket` is not local: a typo must not create a folder."""
     return not _SCHEME.match(path) or path.startswith("file://")

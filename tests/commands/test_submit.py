@@ -99,7 +99,7 @@ def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig,
             Storage(), identity.pin_config(sent, sent.source.model_copy(update={"format": "parquet"}), ())
         )
     tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
-    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
+    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not found"):
         submit(JobConfig.from_dict(tree), Partition(), head, SHARED)
 
 

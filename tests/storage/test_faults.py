@@ -32,7 +32,7 @@ DATA_BYTES = bytes(range(256)) * 4096  # 1 MiB
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of this process, not of Ray's."""
-    monkeypatch.setattr(retry, "_LONGEST", 0.1)
+    monkeypatch.setattr(retry, "_MAX_DELAY", 0.1)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match="No space left on device") as told:
         Storage().put(str(tmp_path / "x"), b"x")
-    assert told.value.hint.startswith("make room")
+    assert told.value.hint.startswith("free some space")
 
 
 def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(

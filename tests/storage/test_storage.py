@@ -1,4 +1,4 @@
-"""The same verbs locally and on S3, and an error that says what to do where a path cannot be reached."""
+"""The same operations work locally and on S3; an unreachable path is an error with a hint."""
 
 import gc
 import pickle
@@ -96,13 +96,13 @@ def test_find_takes_folders_files_globs_and_braces(tree: str, pattern: str, foun
 def test_find_takes_braces_that_name_one_file(tree: str) -> None:
     """A corpus of one shard, or the last piece of a split job."""
     assert names(tree, "a/{0..0}.tar") == ["a/0.tar"]
-    with pytest.raises(StorageError, match=r"a/9\.tar: named by the braces and not there"):
+    with pytest.raises(StorageError, match=r"a/9\.tar: not found, but named by the braces"):
         Storage().find(join_path(tree, "a/{9..9}.tar"))
 
 
 def test_an_object_that_braces_name_and_that_is_missing_is_an_error(tree: str) -> None:
     """A typo in a range would leave out shards without a word."""
-    with pytest.raises(StorageError, match=r"a/2\.tar: named by the braces and not there"):
+    with pytest.raises(StorageError, match=r"a/2\.tar: not found, but named by the braces"):
         Storage().find(join_path(tree, "a/{0..2}.tar"))
 
 
@@ -237,7 +237,7 @@ def test_a_missing_bucket_is_named(s3: str, pattern: str) -> None:
 
 
 def test_reading_a_missing_object_is_an_error(place: str) -> None:
-    with pytest.raises(StorageError, match="missing: not there"):
+    with pytest.raises(StorageError, match="missing: not found"):
         Storage().read(join_path(place, "missing"))
 
 
