@@ -19,12 +19,12 @@ from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import Mask
 from jobs.storage import Storage
 
-PREFETCH_LIMIT = 192 << 20  # a bigger row group is streamed column by column, not held whole
-DAMAGE_ERRORS = (OSError, UnicodeDecodeError, pa.ArrowException)  # what pyarrow raises for damaged files
+PREFETCH_LIMIT = 192 << 20  # bytes; a larger row group is streamed, not prefetched
+DAMAGE_ERRORS = (OSError, UnicodeDecodeError, pa.ArrowException)  # that pyarrow raises for damaged files
 
 
 def choose_layout(storage: Storage, shards: Sequence[Shard], config: SourceConfig) -> Layout:
-    """The layout, from the first shard whose footer can be read."""
+    """The layout, from the first shard with a readable footer. Raises SourceError."""
     for shard in shards:
         try:
             columns = pq.read_schema(storage.open(shard.entry))
@@ -35,7 +35,7 @@ def choose_layout(storage: Storage, shards: Sequence[Shard], config: SourceConfi
 
 
 def row_groups(storage: Storage, shard: Shard) -> list[tuple[int, int]]:
-    """(rows, stored bytes) of each row group; empty for a file whose footer cannot be read."""
+    """(rows, compressed bytes) of each row group; [] if the footer cannot be read."""
     try:
         return _extents(_footer(storage, shard))
     except Damaged:
@@ -43,23 +43,23 @@ def row_groups(storage: Storage, shard: Shard) -> list[tuple[int, int]]:
 
 
 def selected_rows(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
-    """The numbers of the selected rows, in order, from the columns that say so alone."""
+    """Yield the numbers of the selected rows, in order. Reads only the columns of `where`."""
     unit = ReadUnit(shard)
     try:
         footer = _footer(storage, shard)
         groups = _groups(storage, footer, layout, unit)
     except Damaged:
-        return  # the shard's reader says so
+        return  # reported when the shard is read
     for group in groups:
         try:
-            taken = _taken(storage, footer, layout, unit, group)
+            selected = _selected_mask(storage, footer, layout, unit, group)
         except Damaged:
-            taken = layout.selection.mask(shard.name, group.first, group.count, None)  # each one a reject
-        yield from (np.flatnonzero(taken) + group.first).tolist()
+            selected = layout.selection.mask(shard.name, group.first, group.count, None)  # its rows become rejects
+        yield from (np.flatnonzero(selected) + group.first).tolist()
 
 
 def read(storage: Storage, layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]:
-    """The unit's rows, then the shard's end: from its last unit, and from any that meets damage."""
+    """Yield the unit's rows, then the shard's end marker if this is its last unit, or if it found damage."""
     try:
         footer = _footer(storage, unit.shard)
         groups = _groups(storage, footer, layout, unit)
@@ -72,22 +72,24 @@ def read(storage: Storage, layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]
     damage = None
     for group in groups:
         at, left = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
-        taken = layout.selection.mask(unit.shard.name, at, group.count, None)  # should the columns be damaged
+        selected = layout.selection.mask(
+            unit.shard.name, at, group.count, None
+        )  # used if the columns of `where` are damaged
         try:
-            taken = _taken(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
-            if not taken.any():
-                yield row_filter.apply(at, taken)
+            selected = _selected_mask(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
+            if not selected.any():
+                yield row_filter.apply(at, selected)
                 continue
             for batch in _batches(storage, unit.shard, footer, group, layout):
-                here = taken[at - group.first :][: batch.num_rows]
-                yield row_filter.apply(at, here, to_raw(batch.slice(0, here.size), layout, unit.shard, at))
-                at += here.size
-                if at == group.stop:  # which a limit may put inside a row group
+                mask = selected[at - group.first :][: batch.num_rows]
+                yield row_filter.apply(at, mask, to_raw(batch.slice(0, mask.size), layout, unit.shard, at))
+                at += mask.size
+                if at == group.stop:  # source.limit can end inside a row group
                     break
         except Damaged as exc:
             damage = f"row group {group.index} cannot be read from row {at}: {exc}"
-            lost = unreadable_rows(layout, unit.shard.name, at, group.stop - at, damage)
-            yield row_filter.apply(at, taken[at - group.first :], lost)
+            rejects = unreadable_rows(layout, unit.shard.name, at, group.stop - at, damage)
+            yield row_filter.apply(at, selected[at - group.first :], rejects)
     if unit.last:
         yield from row_filter.close(total, damage)
     else:
@@ -96,7 +98,7 @@ def read(storage: Storage, layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group: rows `first` to `stop` of the shard; `matches` is false where its statistics rule it out."""
+    """Rows `first` to `stop` of a shard, `stored` compressed bytes; `matches` is False if statistics exclude it."""
 
     index: int
     first: int
@@ -122,7 +124,7 @@ def _groups(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Rea
 
 
 def _matching(storage: Storage, layout: Layout, shard: Shard, count: int) -> set[int]:
-    """Row groups that may hold rows which `where` selects, by their statistics; all, where those do not fit it."""
+    """Indexes of the row groups that may match `where`, by their statistics; all, if the statistics do not apply."""
     condition = layout.selection.condition
     if condition is None or condition.nulls:
         return set(range(count))
@@ -130,14 +132,14 @@ def _matching(storage: Storage, layout: Layout, shard: Shard, count: int) -> set
         fragment = ds.ParquetFileFormat().make_fragment(storage.open(shard.entry))
         kinds = pa.schema(layout.selection.fields)
         return {group.id for group in fragment.subset(condition.condition, schema=kinds).row_groups}
-    except pa.ArrowException:  # a column of another type than the first shard's, say: its rows are looked at
+    except pa.ArrowException:  # for example a type that differs from the first shard's: check each row
         return set(range(count))
     except DAMAGE_ERRORS as exc:
         raise Damaged(str(exc)) from exc
 
 
-def _taken(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: ReadUnit, group: _Group) -> Mask:
-    """bool [rows]: which rows are selected, by the columns that `where` names and no others. Raises Damaged."""
+def _selected_mask(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: ReadUnit, group: _Group) -> Mask:
+    """Mask of the selected rows, bool [rows]; reads only the columns of `where`. Raises Damaged."""
     selection, name = layout.selection, unit.shard.name
     if not group.matches:
         return np.zeros(group.count, bool)
@@ -151,19 +153,19 @@ def _taken(storage: Storage, footer: pq.FileMetaData, layout: Layout, unit: Read
         raise Damaged(str(exc)) from exc
     columns = columns.slice(0, group.count)
     if columns.num_rows != group.count:
-        raise Damaged(f"it holds fewer rows than the footer's {group.count}")
+        raise Damaged(f"it has fewer rows than the footer's {group.count}")
     return selected_mask(columns, layout, unit.shard, group.first)
 
 
 def _footer(storage: Storage, shard: Shard) -> pq.FileMetaData:
-    """Raises Damaged."""
+    """Read and check the footer. Raises Damaged."""
     try:
         footer = pq.read_metadata(storage.open(shard.entry))
     except DAMAGE_ERRORS as exc:
         raise Damaged(str(exc)) from exc
     rows = [rows for rows, _ in _extents(footer)]
-    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # one changed byte may promise billions
-        raise Damaged(f"it says {footer.num_rows} rows, its row groups {sum(rows)}")
+    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # one flipped byte can claim billions
+        raise Damaged(f"it has {footer.num_rows} rows, its row groups {sum(rows)}")
     return footer
 
 
@@ -174,7 +176,7 @@ def _extents(footer: pq.FileMetaData) -> list[tuple[int, int]]:
 def _batches(
     storage: Storage, shard: Shard, footer: pq.FileMetaData, group: _Group, layout: Layout
 ) -> Iterator[pa.RecordBatch]:
-    """The row group, never more rows than the footer says. Raises Damaged."""
+    """Yield the row group in batches, never more rows than in the footer. Raises Damaged."""
     rows, size = footer.row_group(group.index).num_rows, group.stored
     seen = 0
     small = size <= PREFETCH_LIMIT
@@ -193,7 +195,7 @@ def _batches(
     except DAMAGE_ERRORS as exc:
         raise Damaged(str(exc)) from exc
     if seen != rows:
-        raise Damaged(f"it holds {'fewer' if seen < rows else 'more'} rows than the footer's {rows}")
+        raise Damaged(f"it has {'fewer' if seen < rows else 'more'} rows than the footer's {rows}")
 
 
 def _extent(group: Any) -> tuple[int, int]:

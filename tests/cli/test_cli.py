@@ -88,7 +88,7 @@ def test_nothing_to_read_is_code_1_with_a_hint(
 ) -> None:
     code, err = fails(capsys, "run", recipe, "--set", f"source.path={tmp_path}/nothing")
     assert code == 1
-    assert f"nothing at {tmp_path}/nothing" in err
+    assert f"no files at {tmp_path}/nothing" in err
     assert "  hint: check" in err
     assert not (tmp_path / "out").exists()
 

@@ -184,7 +184,7 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
             ConfigError,
             "--env KEY: not the name of a variable",
         ),
-        ({"source": {"path": "nowhere"}}, SHARED, SourceError, "nothing at "),
+        ({"source": {"path": "nowhere"}}, SHARED, SourceError, "no files at "),
         ({"models": {"align": None}}, SHARED, OutputError, "models.align was "),
     ],
     ids=["local source", "local output", "id", "long id", "env", "value", "source", "another job's output"],

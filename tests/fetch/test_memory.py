@@ -10,7 +10,7 @@ from jobs.fetch.memory import MemoryBudget
 
 async def read(granted: MemoryBudget, size: int, held: list[int], seconds: float = 0.1) -> int:
     """As a body does; what all of them held while this one was read."""
-    async with asyncio.timeout(0.4) as deadline, granted.reserved(size, deadline):
+    async with asyncio.timeout(0.4) as deadline, granted.reserve(size, deadline):
         held.append(size)
         most = sum(held)
         await asyncio.sleep(seconds)
@@ -49,11 +49,11 @@ def test_time_that_a_server_takes_does_count() -> None:
 def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
     async def wait() -> None:
         granted = MemoryBudget()
-        granted.finished(11)
-        waiting = asyncio.create_task(granted.room())
+        granted.add_backlog(11)
+        waiting = asyncio.create_task(granted.wait_for_backlog())
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        granted.taken(11)
+        granted.remove_backlog(11)
         await waiting
 
     asyncio.run(wait())

@@ -61,7 +61,7 @@ def test_only_the_bytes_that_are_needed_cross_the_network(hub: FakeHub) -> None:
     ("path", "said"),
     [
         ("hf://datasets/owner/other", "not on the hub"),
-        ("hf://datasets/owner/name/nothing", "nothing at"),
+        ("hf://datasets/owner/name/nothing", "no files at"),
         ("hf://", "hf://"),
     ],
 )

@@ -108,4 +108,4 @@ def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> No
     """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
     path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
-    assert r"\xff.parquet': its name is not UTF-8" in refusal(tmp_path)
+    assert r"\xff.parquet': the file name is not UTF-8" in refusal(tmp_path)

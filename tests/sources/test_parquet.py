@@ -83,7 +83,7 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ({"x": [1]}, {}, "no column of image bytes, nor of urls; looked for image, jpg"),
+        ({"x": [1]}, {}, "no column of image bytes or urls; looked for image, jpg"),
         ({"image": ["a.jpg"]}, {}, "no column of image bytes"),
         ({"url": ["http://x"], "text": ["a"]}, {"format": "parquet"}, "has urls but no image bytes"),
         ({"jpg": [b"a"]}, {"image_column": "photo"}, "named 'photo' (source.image_column)"),
@@ -92,7 +92,7 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
         ({"jpg": [b"a"], "text": [5]}, {"text_column": "text"}, "column 'text' is int64, not text"),
         ({"jpg": [b"a"]}, {"text_column": "alt"}, "no column 'alt' (source.text_column)"),
         ({"jpg": [b"a"]}, {"key_column": "uid"}, "no column 'uid' (source.key_column)"),
-        ({"jpg": [b"a"], "id": [0.5]}, {"key_column": "id"}, "column 'id' is double, no id"),
+        ({"jpg": [b"a"], "id": [0.5]}, {"key_column": "id"}, "column 'id' is double, not an id"),
     ],
 )
 def test_a_layout_that_cannot_work_is_refused_before_the_run(
@@ -127,11 +127,11 @@ def test_a_later_shards_narrower_numbers_become_the_first_ones_type(tmp_path: Pa
 @pytest.mark.parametrize(
     ("later", "said"),
     [
-        ({"width": ["wide"]}, "column 'width' is string, which is not int64 as in the first shard"),
-        ({"width": [[1]]}, "column 'width' is list<element: int64>, which is not int64"),
-        ({"jpg": ["a.jpg"]}, "column 'jpg' is string, which is not binary"),
-        ({"jpg": pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)}, "which is not binary as in the first shard"),
-        ({"text": [b"\xff"]}, "column 'text' is binary, which is not string"),
+        ({"width": ["wide"]}, "column 'width' is string, not int64 as in the first shard"),
+        ({"width": [[1]]}, "column 'width' is list<element: int64>, not int64"),
+        ({"jpg": ["a.jpg"]}, "column 'jpg' is string, not binary"),
+        ({"jpg": pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)}, "not binary as in the first shard"),
+        ({"text": [b"\xff"]}, "column 'text' is binary, not string"),
     ],
 )
 def test_a_later_shard_of_other_types_is_named(tmp_path: Path, later: dict[str, Any], said: str) -> None:
@@ -205,7 +205,7 @@ def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, row
     (tmp_path / "1.parquet").write_bytes(promise)
     raw = read_all(tmp_path)["1.parquet"]
     assert (raw.rows, raw.total) == ([], 0)
-    assert f"it says 30 rows, its row groups {20 + rows}" in raw.damage
+    assert f"it has 30 rows, its row groups {20 + rows}" in raw.damage
 
 
 def test_a_row_group_of_more_rows_than_the_footer_says_never_gives_them(
@@ -270,7 +270,7 @@ def test_text_that_is_not_utf8_is_bad_metadata(tmp_path: Path) -> None:
     """Arrow does not look into strings when it reads them: one bad caption would end the job."""
     raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"a", b"b"], "text": BAD}))
     assert raw.rejects == {1: "bad_metadata"}
-    assert raw.rows[1]["_message"] == "text is no valid string; text must be UTF-8"
+    assert raw.rows[1]["_message"] == "text is not a valid string; text must be UTF-8"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_rows_that_are_done_or_not_selected_are_not_asked_for(shards: Path, site
 def test_images_that_wait_for_others_are_bounded_and_nothing_is_lost(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(urls, "_HELD", 1000)
+    monkeypatch.setattr(urls, "_MAX_HELD", 1000)
     raw = tables(shards)
     assert sorted(raw.numbers) == list(range(ROWS))
     assert accounted(raw.tables).complete
@@ -132,7 +132,7 @@ def test_urls_that_are_wanted_and_not_there_are_one_clear_error(tmp_path: Path) 
     assert "no column of urls" in refusal(tmp_path, format="urls")
     assert "source.url_column" in refusal(tmp_path, format="urls", url_column="link")
     write_parquet(tmp_path / "0.parquet", {"id": [1]})
-    assert "no column of image bytes, nor of urls" in refusal(tmp_path)
+    assert "no column of image bytes or urls" in refusal(tmp_path)
 
 
 def test_a_url_that_is_not_utf8_is_a_reject_also_where_it_is_not_kept(tmp_path: Path) -> None:
