@@ -9,8 +9,10 @@ from functools import partial
 from io import StringIO
 
 from cluster import local
+from cluster.imports import ShadowedError
 from cluster.nodes import Node
 from cluster.survey import Machine, survey
+from jobs import PACKAGES
 from jobs.config import JobConfig
 from jobs.errors import JobError
 from jobs.identity import check_output
@@ -46,10 +48,12 @@ def examine(config: JobConfig) -> Iterator[Finding]:
         yield _try("clock", partial(_store_clock, storage, path))
     yield _try("models", lambda: _models(storage, config))
     try:
-        with local.session() as session:
+        with local.session(PACKAGES) as session:
             nodes, grows = session.nodes(), not session.own
             yield _try("resources", lambda: _resources(config, nodes, grows))
             yield from _machines(survey(_PACKAGES))
+    except ShadowedError as exc:
+        yield Finding("ray", False, exc.message, exc.hint)
     except ConnectionError as exc:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from ray.exceptions import RayError
 
 from cluster import local
+from cluster.imports import ShadowedError
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import __version__, identity, images, ledger, log, schema
+from jobs import PACKAGES, __version__, identity, images, ledger, log, schema
 from jobs.config import JobConfig
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
 from jobs.lease import Lease
@@ -59,8 +60,10 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
         log.say("output", f"already complete: {config.output.path}")
         return _announced(job.finalise(committed, {}))
     try:
-        with local.session() as session:  # Ray starts while the models are described
+        with local.session(PACKAGES) as session:  # Ray starts while the models are described
             return _announced(_Job.of(config, storage, source, part).run(session, run_id))
+    except ShadowedError as exc:
+        raise ClusterError(exc.message, exc.hint) from exc
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
