@@ -8,8 +8,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from io import StringIO
 
-from cluster import local
-from cluster.imports import ShadowedError
+from cluster import imports, local
 from cluster.nodes import Node
 from cluster.survey import Machine, survey
 from jobs import PACKAGES
@@ -52,7 +51,7 @@ def examine(config: JobConfig) -> Iterator[Finding]:
             nodes, grows = session.nodes(), not session.own
             yield _try("resources", lambda: _resources(config, nodes, grows))
             yield from _machines(survey(_PACKAGES))
-    except ShadowedError as exc:
+    except imports.ShadowedError as exc:
         yield Finding("ray", False, exc.message, exc.hint)
     except ConnectionError as exc:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.exceptions import RayError
 
-from cluster import local
-from cluster.imports import ShadowedError
+from cluster import imports, local
 from cluster.local import Session
 from cluster.nodes import totals
 from jobs import PACKAGES, __version__, identity, images, ledger, log, schema
@@ -62,7 +61,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     try:
         with local.session(PACKAGES) as session:  # Ray starts while the models are described
             return _announced(_Job.of(config, storage, source, part).run(session, run_id))
-    except ShadowedError as exc:
+    except imports.ShadowedError as exc:
         raise ClusterError(exc.message, exc.hint) from exc
     except ConnectionError as exc:
         raise ClusterError(
