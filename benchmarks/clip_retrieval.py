@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks import HOME, corpus
 from jobs.config import JobConfig
-from jobs.recipe import recipe
+from jobs.recipe import recipe_template
 
 BATCH = 32
 _VOCABULARY = """
@@ -111,7 +111,7 @@ def theirs(other: Path, source: Path, output: Path, weights: Path) -> list[str]:
 
 
 def ours(source: Path, output: Path, weights: Path) -> list[str]:
-    tree = yaml.safe_load(recipe(str(source), str(output)))
+    tree = yaml.safe_load(recipe_template(str(source), str(output)))
     tree["source"]["keep"] = []  # there is no json
     tree["models"] = {"vit": None, "align": {"weights": str(weights)}}
     tree["compute"] = {**(tree.get("compute") or {}), "batch_size": BATCH}

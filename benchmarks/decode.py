@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import checkpoints, corpus
-from jobs.canvas import Canvas
 from jobs.config import DecodeConfig
-from jobs.decode import decode
-from jobs.render import render
+from jobs.images.canvas import Canvas
+from jobs.images.decode import decode
+from jobs.images.render import render
 
 REFERENCE = "transformers' processors"
 VIT, ALIGN = Canvas(squash=(384, 384)), Canvas(squash=(346, 346), crop=(289, 289))

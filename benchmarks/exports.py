@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import HOME
-from jobs import identity, schema
-from jobs.canvas import Canvas, Scale
+from jobs import schema
 from jobs.config import JobConfig
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Spec
 from jobs.models.weights import Weights
-from jobs.paths import SUCCESS
-from jobs.sink import Writer
+from jobs.output import identity
+from jobs.output.layout import SUCCESS
+from jobs.output.writer import Writer
 from jobs.storage import Storage
 
 DIM, OBJECT = 640, 8192
@@ -85,7 +86,7 @@ def write(home: Path, count: int) -> None:
     spec = Spec("vit", Weights("random", "none", storage), Canvas((8, 8)), scale, FIELDS, (), about, {})
     columns = schema.annotated(schema.raw(pa.int64(), map(pa.field, *zip(*KEPT, strict=True))), FIELDS)
     writer = Writer(storage, path, columns, (spec,), {"run": "r1", "job": identity.fingerprint(config), "version": "0"})
-    identity.claim(storage, config)
+    identity.claim_output(storage, config)
     dice = np.random.default_rng(0)
     for start in range(0, count, OBJECT):
         rows = np.arange(start, min(start + OBJECT, count))

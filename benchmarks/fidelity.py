@@ -17,10 +17,10 @@ import torch
 
 from benchmarks import checkpoints, corpus
 from jobs import schema
-from jobs.annotate import Annotator, How
 from jobs.config import DecodeConfig
+from jobs.images.render import paint_rows, render
 from jobs.models import Spec
-from jobs.render import paint_rows, render
+from jobs.models.annotator import Annotator, ExecutionOptions
 
 BATCH = 8
 
@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     images = corpus.pictures(args.images, args.photos)
     specs = checkpoints.specs(args.weights)
-    annotator = Annotator(specs, How("cpu", "float32", threads=torch.get_num_threads()))
+    annotator = Annotator(specs, ExecutionOptions("cpu", "float32", threads=torch.get_num_threads()))
     exact, fast = (annotated(annotator, specs, images, fast=fast) for fast in (False, True))
     a, b = (np.array(found[schema.IMAGE_EMBEDDING], np.float64) for found in (exact, fast))
     far = 1 - (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

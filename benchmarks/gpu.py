@@ -25,8 +25,8 @@ import torch
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs import schema
-from jobs.annotate import Annotator, How, pixels_of
 from jobs.models import Spec
+from jobs.models.annotator import Annotator, ExecutionOptions, pixels_of
 
 RAW = schema.raw(pa.int64(), [])
 
@@ -54,7 +54,7 @@ def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> N
     table = block(specs, batch)
     turns = max(2, args.images // batch)
     rates: dict[str, float] = {}
-    ways = {"eager": How(args.device, calls=1, threads=torch.get_num_threads(), batch=batch)}
+    ways = {"eager": ExecutionOptions(args.device, calls=1, threads=torch.get_num_threads(), batch=batch)}
     ways["measured"] = replace(ways["eager"], measured=True)
     if not args.no_compile:
         ways["compiled"] = replace(ways["eager"], compiled=True)
@@ -69,7 +69,7 @@ def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> N
         for threads in (1, 2):
             rates[f"actor, {way}, threads {threads}"] = fed(annotator, table, turns, threads, args.device)
         if how.measured:
-            print(f"batch {batch:4d}  images at once: {annotator.parts}")
+            print(f"batch {batch:4d}  images at once: {annotator.micro_batch_sizes}")
         del annotator, calls
     best = max(value for name, value in rates.items() if name.startswith("both"))
     for name, value in rates.items():
@@ -135,7 +135,7 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 def annotated(specs: tuple[Spec, ...], device: str, precision: str, table: pa.Table) -> dict[str, list[Any]]:
-    done = Annotator(specs, How(device, precision))(table)
+    done = Annotator(specs, ExecutionOptions(device, precision))(table)
     columns: dict[str, list[Any]] = done.sort_by(schema.ROW).select(_COMPARED).to_pydict()
     return columns
 
@@ -145,7 +145,7 @@ _COMPARED = [schema.LABELS, schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING]
 
 def memory(specs: tuple[Spec, ...]) -> None:
     """With all but 6 GB of the GPU taken, a batch of 2,048 must come out whole, in parts."""
-    annotator = Annotator(specs, How("cuda", batch=2048))
+    annotator = Annotator(specs, ExecutionOptions("cuda", batch=2048))
     free, _ = torch.cuda.mem_get_info()
     taken = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(max(0, (free >> 30) - 6))]
     done = annotator(block(specs, 2048))

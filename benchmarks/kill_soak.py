@@ -22,10 +22,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks import ceph, throughput
+from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
+from jobs.recipe import load_recipe
 from jobs.storage import Storage
-from jobs.verify import show, verify
 
 RUN = [sys.executable, "-m", "jobs", "run"]
 PARTS = {"actor": "AnnotateActor", "decoder": "Decoder"}
@@ -58,7 +59,7 @@ def soak(args: argparse.Namespace) -> None:
         tree = throughput.job(source, args.out, None).model_dump()
         tree["output"]["rows_per_file"] = 50
         job.write_text(JobConfig.of(tree).to_yaml())
-        job.write_text(JobConfig.load(job, args.set).to_yaml())
+        job.write_text(load_recipe(job, args.set).to_yaml())
         kills: list[str] = []
         while len(kills) < args.kills:
             what = r.choice(["driver", "driver", *PARTS])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks import HOME, checkpoints, gpu
-from jobs.annotate import Annotator, How
+from jobs.models.annotator import Annotator, ExecutionOptions
 
 _BATCH, _SIZES = 32, (4, 8, 16, 32)
 
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size))
     table = gpu.block(specs, _BATCH)
-    annotators = {size: Annotator(specs, How("cpu", threads=args.threads, batch=size)) for size in _SIZES}
+    annotators = {size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch=size)) for size in _SIZES}
     calls = {size: gpu.resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
     for spec in specs:
         rates: dict[int, list[float]] = {size: [] for size in _SIZES}

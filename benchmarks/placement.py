@@ -22,13 +22,13 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from benchmarks import HOME, checkpoints, corpus
 from benchmarks.throughput import job
-from jobs.annotate import pixels_of
 from jobs.config import JobConfig
-from jobs.meter import Reporter
+from jobs.driver.coordinator import Coordinator
+from jobs.driver.tasks import plan
 from jobs.models import Spec
-from jobs.pipeline import Decoder
-from jobs.plan import plan
-from jobs.sources.datasource import Reader, ShardDatasource
+from jobs.models.annotator import pixels_of
+from jobs.pipeline.decode import Decoder
+from jobs.pipeline.read import Reader, ShardDatasource
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -60,7 +60,7 @@ class DecodingTaker(Taker):
         return super().__call__(pa.concat_tables(self._threads.map(self._painted, parts)))
 
     def _painted(self, raw: pa.Table) -> pa.Table:
-        from jobs.render import render
+        from jobs.images.render import render
 
         d = self._decoder
         return d._painted(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))
@@ -94,7 +94,7 @@ def fed(config: JobConfig, specs: tuple[Spec, ...], where: str, cores: int, rows
     storage = Storage()
     source = discover(storage, config.source)
     work = plan(storage, source, {}, cores=cores)
-    silent = Reporter(lambda *_: None)
+    silent = Coordinator()
     reader = Reader(storage, source.layout, silent, config.fetch)
     decoder, names = Decoder(config, specs, silent), [spec.canvas.name for spec in specs]
     reading = cores if where == "in tasks" else 1

@@ -24,11 +24,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import ledger, provenance, schema
+from jobs import schema
 from jobs.config import SourceConfig
-from jobs.paths import FOLDERS
-from jobs.plan import plan
-from jobs.provenance import Coverage
+from jobs.driver.tasks import plan
+from jobs.output import footer, ledger
+from jobs.output.layout import FOLDERS
+from jobs.row_ranges import Coverage
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
@@ -74,7 +75,7 @@ def make_objects(folder: Path, shards: int, count: int) -> None:
     for index in range(count):
         mine = range(shards * index // count, max(shards * index // count + 1, shards * (index + 1) // count))
         held = {f"{shard:05d}.tar": Coverage(((0, ROWS),), ROWS) for shard in mine}
-        about = provenance.encode(held, run="run", job="job", version="0", reasons="{}")
+        about = footer.encode_provenance(held, run="run", job="job", version="0", reasons="{}")
         table = pa.table({"row": [0]}).replace_schema_metadata({schema.PROVENANCE: about, schema.LABEL_NAMES: names})
         pq.write_table(table, folder / FOLDERS[0] / f"part-run-{index:06d}.parquet")
 

@@ -1,11 +1,11 @@
-"""What one driver feeds: Ray Data with actors that only sleep for a GPU's batch time, and the job's own meter.
+"""What one driver feeds: Ray Data with actors that only sleep for a GPU's batch time, and the job's own coordinator.
 
     python -m benchmarks.scale [--actors 1 8 32] [--batch-seconds 0.1] [--seconds 30]
 
 Rows carry no pixels, so that what is measured is the cost of each block. Efficiency is the blocks that passed over
 those the sleeping actors could have taken. On few cores the actors' own processes are most of the cost. What bounds a
 driver with cores of its own is its one thread that schedules: the CPU time of that for each block, beside the whole
-process's. The meter is one process, too, and hears of each block several times.
+process's. The coordinator is one process, too, and hears of each block several times.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
 
+from jobs.driver.coordinator import Coordinator, StopSignal
+from jobs.driver.remote import RemoteCoordinator
+from jobs.driver.run_state import BlockId
 from jobs.errors import Stage
-from jobs.meter import Meter, Reporter, Stopping
-from jobs.provenance import Coverage
-from jobs.remote import Ask, Send
+from jobs.row_ranges import Coverage
 
 ROWS = 128
 
@@ -51,7 +52,7 @@ def main() -> None:
         efficiency = rate * args.batch_seconds / actors
         print(f"{actors:6d}  {rate:8.1f}  {efficiency:10.2f}  {scheduling * 1e3:8.2f} {cost * 1e3:8.2f}", flush=True)
     rate, cost = counted()
-    print(f"the meter took {rate:,.0f} blocks/s, at {cost * 1e3:.2f} CPU ms each")
+    print(f"the coordinator took {rate:,.0f} blocks/s, at {cost * 1e3:.2f} CPU ms each")
 
 
 def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float, float]:
@@ -82,37 +83,37 @@ def _scheduler() -> float | None:
 
 
 class Sender:
-    def __init__(self, meter: ActorHandle, name: str) -> None:
-        self._report, self._shard = Reporter(Send(meter), Ask(meter)), name
+    def __init__(self, actor: ActorHandle, name: str) -> None:
+        self._coordinator, self._shard = RemoteCoordinator(actor), name
 
     def blocks(self, first: int, last: int) -> None:
         """What the stages say of a block, without the work between."""
-        tell, stopping = self._report, [Stopping(self._report) for _ in range(2)]
+        tell, stopping = self._coordinator, [StopSignal(self._coordinator) for _ in range(2)]
         for at in range(first, last):
             rows = range(at * ROWS, (at + 1) * ROWS)
             shares = {self._shard: (Coverage(((rows.start, rows.stop),)), Counter[str]())}
-            block = (self._shard, rows.start, ROWS)
+            block = BlockId(self._shard, rows.start, ROWS)
             stopping[0]()
-            tell.timed(Stage.SOURCE.value, 0.0, ROWS)
-            tell.ask("begin", block)
-            tell.timed(Stage.DECODE.value, 0.0, ROWS, shares, block=block)
+            tell.record_work(Stage.SOURCE, ROWS, 0.1)
+            tell.begin_block(block)
+            tell.record_work(Stage.DECODE, ROWS, 0.1, shares, block=block)
             stopping[1]()
-            tell.timed(Stage.ANNOTATE.value, 0.0, ROWS, shares, {"forward": 0.1})
+            tell.record_work(Stage.ANNOTATE, ROWS, 0.1, shares, {"forward": 0.1})
 
 
-class Metered(Meter):
+class Measured(Coordinator):
     def cpu_seconds(self) -> float:
         return time.process_time()
 
 
 def counted(senders: int = 4, blocks: int = 1000) -> tuple[float, float]:
-    """Blocks each second that a meter hears of, and its CPU seconds for each."""
-    meter = ray.remote(Metered).remote()
-    all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(meter, f"shard {i}") for i in range(senders)]
+    """Blocks each second that a coordinator hears of, and its CPU seconds for each."""
+    coordinator = ray.remote(Measured).remote()
+    all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(coordinator, f"shard {i}") for i in range(senders)]
     ray.get([sender.blocks.remote(0, 10) for sender in all_])
-    since, before = time.perf_counter(), ray.get(meter.cpu_seconds.remote())
+    since, before = time.perf_counter(), ray.get(coordinator.cpu_seconds.remote())
     ray.get([sender.blocks.remote(10, 10 + blocks) for sender in all_])
-    spent, cost = time.perf_counter() - since, ray.get(meter.cpu_seconds.remote()) - before
+    spent, cost = time.perf_counter() - since, ray.get(coordinator.cpu_seconds.remote()) - before
     return senders * blocks / spent, cost / senders / blocks
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks import HOME, checkpoints, corpus
+from jobs.models.batching import FixedSize, Placement
 from jobs.models.dual import Embedder
-from jobs.models.fitting import Device, Fixed
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
     _, spec = checkpoints.specs(folder)
     filled = replace(spec, options={**spec.options, "reading": (64, True)})
     model, plain = (
-        Embedder(s, str(folder / "align"), Device(torch.device("cpu"), torch.float32, Fixed())) for s in (spec, filled)
+        Embedder(s, str(folder / "align"), Placement(torch.device("cpu"), torch.float32, FixedSize()))
+        for s in (spec, filled)
     )
     texts = corpus.texts(args.texts)
     print(f"{len(texts)} texts, {len(set(texts))} distinct, {args.size} tower, {torch.get_num_threads()} threads")

@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks import HOME, checkpoints, corpus
 from jobs.config import JobConfig
-from jobs.recipe import recipe
+from jobs.recipe import recipe_template
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
 
 def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConfig:
     """With the checkpoints below a folder, or the embedded ones."""
-    tree = yaml.safe_load(recipe(str(source), str(output)))
+    tree = yaml.safe_load(recipe_template(str(source), str(output)))
     for kind in ("vit", "align"):
         tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
     return JobConfig.of(tree)
@@ -98,9 +98,9 @@ def bare(config: JobConfig, rows: int, cores: int) -> float:
 
 
 def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
-    from jobs.annotate import Annotator, How
-    from jobs.render import paint_rows, render
-    from jobs.run import describe_models
+    from jobs.images.render import paint_rows, render
+    from jobs.models.annotator import Annotator, ExecutionOptions
+    from jobs.models.describe import describe_models
     from jobs.sources import Unit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage
@@ -108,7 +108,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, How("cpu", measured=config.compute.batch_size == "auto"))
+    annotator = Annotator(specs, ExecutionOptions("cpu", measured=config.compute.batch_size == "auto"))
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
     by = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()

@@ -18,8 +18,8 @@ import torch
 from benchmarks import HOME, checkpoints
 from benchmarks.corpus import WORDS
 from jobs.models import zero_shot
+from jobs.models.batching import FixedSize, Placement
 from jobs.models.dual import Embedder
-from jobs.models.fitting import Device, Fixed
 from jobs.models.vectors import unit
 from jobs.models.zero_shot import Score, ZeroShot
 
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = checkpoints.write(args.home / args.size, args.size)
     _, spec = checkpoints.specs(folder)
-    model = Embedder(spec, str(folder / "align"), Device(torch.device("cpu"), torch.float32, Fixed()))
+    model = Embedder(spec, str(folder / "align"), Placement(torch.device("cpu"), torch.float32, FixedSize()))
     names = [f"{one} {other}" for one in WORDS for other in WORDS][: args.embed]
     took = median(lambda: zero_shot.embed(names, [TEMPLATE], model._of_sentences), args.rounds)
     print(f"{len(names) / took:,.0f} labels/s are embedded, {args.size} tower, {torch.get_num_threads()} threads")

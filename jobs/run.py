@@ -16,30 +16,35 @@ from ray.exceptions import RayError
 from cluster import imports, local
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import PACKAGES, __version__, identity, images, ledger, log, schema
+from jobs import PACKAGES, __version__, log, schema
 from jobs.config import JobConfig
+from jobs.driver.coordinator import CoordinatorHandle
+from jobs.driver.lease import Lease
+from jobs.driver.profile import describe_run
+from jobs.driver.prometheus import Metrics
+from jobs.driver.remote import NodeWatcher, cause, reserved
+from jobs.driver.resources import Resources
+from jobs.driver.supervisor import QueuedRun, Supervisor
+from jobs.driver.tasks import Partition, Work, plan
 from jobs.errors import ClusterError, OutputError, SetAside, StorageError
-from jobs.lease import Lease
-from jobs.ledger import Ledger, Object
-from jobs.meter import Reporter
-from jobs.metrics import Metrics
 from jobs.models import Spec
-from jobs.paths import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES, join
+from jobs.models.describe import describe_models
+from jobs.output import identity, images, ledger
+from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
+from jobs.output.ledger import Ledger, Object
+from jobs.output.summary import Summary, summarise
+from jobs.output.writer import Writer
 from jobs.pipeline import Pipeline
-from jobs.plan import Part, Work, plan
-from jobs.remote import Ask, Roll, Send, cause, placed
-from jobs.resources import Resources
-from jobs.sink import ParquetSink, Writer
+from jobs.pipeline.write import ParquetSink
 from jobs.sources import Source
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from jobs.summary import Summary, describe_run, summarise
-from jobs.watch import Waiting, Watch
+from jobs.storage.paths import join_path
 
 _AGAIN = 3  # times that a run goes on by itself
 
 
-def run(config: JobConfig, part: Part | None = None) -> Summary:
+def run(config: JobConfig, part: Partition | None = None) -> Summary:
     """Give every row of the source its labels and embeddings, once; go on where an earlier run stopped.
 
     With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
@@ -47,7 +52,7 @@ def run(config: JobConfig, part: Part | None = None) -> Summary:
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     log.begin(run_id)
-    part, storage = part or Part(), Storage(config.storage)
+    part, storage = part or Partition(), Storage(config.storage)
     source = discover(storage, config.source)
     log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
@@ -86,23 +91,6 @@ def _as_begun(storage: Storage, source: Source, committed: Ledger) -> Source:
     return replace(source, layout=layout)
 
 
-def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
-    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
-    from jobs.models import proofs, weights
-
-    specs: list[Spec] = []
-    for kind, section in config.models:
-        if section:
-            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
-            specs.append(proofs.described(kind, config, pinned, folder))
-    for spec in specs:
-        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-        if schema.ZERO_SHOT_LABELS in spec.columns:
-            said += f", {len(spec.labels):,} zero-shot labels"
-        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
-    return tuple(specs)
-
-
 @dataclass(frozen=True)
 class _Job:
     """A job that is understood and has its output."""
@@ -112,14 +100,14 @@ class _Job:
     source: Source
     specs: tuple[Spec, ...]
     fingerprint: str
-    part: Part
+    part: Partition
 
     @classmethod
-    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Part) -> "_Job":
+    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Partition) -> "_Job":
         """Raises CheckpointError for a model, OutputError for an output that is another job's."""
         specs = describe_models(config, storage)
-        pinned = identity.pin(config, source.pinned, specs)
-        identity.claim(storage, pinned)
+        pinned = identity.pin_config(config, source.pinned, specs)
+        identity.claim_output(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
     def run(self, session: Session, run_id: str) -> Summary:
@@ -127,8 +115,8 @@ class _Job:
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
         try:
-            if self.storage.exists(join(self.path, SUCCESS)):  # shards were added since
-                self.storage.delete(join(self.path, SUCCESS))
+            if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added since
+                self.storage.delete(join_path(self.path, SUCCESS))
             committed = self.mended()
             if not self.torn(committed):
                 return self.finalise(committed, {})
@@ -156,10 +144,10 @@ class _Job:
         return self._drop(now.overlapping(), now)
 
     def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
-        waiting = Waiting(run, self.part.suffix, self.storage, self.path, lease)
+        waiting = QueuedRun(run, self.part.suffix, self.storage, self.path, lease)
         with ExitStack() as placing:
             with waiting.until_it_ends():
-                resources, meter = placing.enter_context(placed(run, self.config, session, waiting.tell))
+                resources, coordinator = placing.enter_context(reserved(run, self.config, session, waiting.tell))
             began, cpu = time.monotonic(), time.process_time()
             cluster = totals(session.nodes())
             work = self._planned(committed, resources, int(cluster.get("CPU", 1)))
@@ -167,7 +155,7 @@ class _Job:
                 log.say(
                     "note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come"
                 )
-            watch = self._stream(work, resources, run, lease, session, meter)
+            watch = self._stream(work, resources, run, lease, session, coordinator)
         now = self._settled(committed, run)
         if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
             watch.publish("incomplete")
@@ -199,14 +187,15 @@ class _Job:
         log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
         return work
 
-    def _stream(self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, meter: Any) -> Watch:
+    def _stream(
+        self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, coordinator: CoordinatorHandle
+    ) -> Supervisor:
         """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
-        report = Reporter(Send(meter), Ask(meter))
-        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, report)
-        sink = ParquetSink(self._writer(run), resources.rows_per_file, report)
+        pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, coordinator)
+        sink = ParquetSink(self._writer(run), resources.rows_per_file, coordinator)
         metrics = Metrics(self.path, work.shards - work.shards_done, resources)
-        roll = Roll(self.config.compute, resources, session)
-        watch = Watch(run, self.part.suffix, work, self.config, self.storage, lease, meter, metrics, roll)
+        nodes = NodeWatcher(self.config.compute, resources, session)
+        watch = Supervisor(run, self.part.suffix, work, self.config, self.storage, lease, coordinator, metrics, nodes)
         try:
             with watch.watching():
                 pipeline.write(pipeline.build(work.tasks), sink, run)
@@ -246,7 +235,7 @@ class _Job:
         if form == "none":
             return
         promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
-        for entry in self.storage.tree(join(self.path, IMAGES)):
+        for entry in self.storage.tree(join_path(self.path, IMAGES)):
             if os.path.basename(entry.path) not in promised:
                 self.storage.delete(entry.path)
 
@@ -258,7 +247,7 @@ class _Job:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
             log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
-        elif run or not self.storage.exists(join(self.path, SUCCESS)):
+        elif run or not self.storage.exists(join_path(self.path, SUCCESS)):
             self._reveal(now, summary)
         return summary
 
@@ -282,12 +271,12 @@ class _Job:
         for spec in (spec for spec in self.specs if spec.labels):
             names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
             name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
-            self.storage.put(join(self.path, name), names)
+            self.storage.put(join_path(self.path, name), names)
         self._drop_orphaned_images(now)
-        self.storage.put(join(self.path, SUMMARY), summary.to_json().encode())
+        self.storage.put(join_path(self.path, SUMMARY), summary.to_json().encode())
         with suppress(StorageError):  # housekeeping, and a right that not every job has
             self.storage.abort_uploads(self.path)
-        self.storage.put(join(self.path, SUCCESS), b"")
+        self.storage.put(join_path(self.path, SUCCESS), b"")
 
 
 def _announced(summary: Summary) -> Summary:

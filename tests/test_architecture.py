@@ -15,18 +15,10 @@ ROOT = Path(__file__).parents[1]
 JOBS = sorted(ROOT.glob("jobs/**/*.py"))
 CLUSTER = sorted(ROOT.glob("cluster/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
-STAGES = {"sources", "decode", "annotate", "sink", "ledger"}
-BASE = {"config", "sections", "schema", "errors", "canvas", "provenance"}
-BASE |= {"storage", "folders", "whole", "paths", "hub", "fetch", "ranges", "patience"}
 
 
 def place(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-def role(path: Path) -> str:
-    """`sources` for jobs/sources/parquet.py, `sink` for jobs/sink.py."""
-    return path.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
 def imports(path: Path) -> set[str]:
@@ -41,31 +33,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def roles_used(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("jobs.")}
-
-
 def importers(*packages: str) -> set[str]:
     wanted = tuple(f"{package}." for package in packages)
     return {place(path) for path in JOBS + CLUSTER if any(f"{name}.".startswith(wanted) for name in imports(path))}
-
-
-@pytest.mark.parametrize("path", [path for path in JOBS if role(path) in BASE], ids=place)
-def test_the_base_imports_nothing_above_it(path: Path) -> None:
-    assert roles_used(path) <= BASE | {"__version__"}
-
-
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_stages_know_neither_each_other_nor_who_runs_them(name: str) -> None:
-    for path in (path for path in JOBS if role(path) == name):
-        assert not roles_used(path) & ((STAGES - {name}) | {"cli", "run", "pipeline"}), place(path)
-
-
-def test_whoever_runs_something_is_above_it() -> None:
-    users = {name: {role(path) for path in JOBS if name in roles_used(path)} for name in ("cli", "run", "pipeline")}
-    assert users["cli"] == {"__main__"}
-    assert users["run"] <= {"cli", "demo", "retry", "forecast", "doctor"}
-    assert not users["pipeline"] & (STAGES | BASE | {"cli"})
 
 
 def test_where_it_runs_knows_nothing_of_what_runs() -> None:
@@ -74,13 +44,13 @@ def test_where_it_runs_knows_nothing_of_what_runs() -> None:
 
 def test_torch_is_imported_by_models_only() -> None:
     """And by the fast way to paint: a process that imports torch costs 0.2 GB."""
-    allowed = ("jobs/models/", "jobs/annotate.py", "jobs/demo/train.py", "jobs/fast.py")
+    allowed = ("jobs/models/", "jobs/commands/reference.py", "jobs/demo/train.py", "jobs/images/torch_resize.py")
     assert {path for path in importers("torch", "transformers") if not path.startswith(allowed)} == set()
 
 
 def test_ray_data_is_imported_where_stages_are_joined_only() -> None:
-    allowed = {"jobs/pipeline.py", "jobs/run.py", "jobs/sink.py", "jobs/sources/datasource.py"}
-    assert importers("ray.data") <= allowed
+    others = {path for path in importers("ray.data") if not path.startswith("jobs/pipeline/")}
+    assert not others
 
 
 @pytest.mark.parametrize("path", JOBS, ids=place)
@@ -91,7 +61,7 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb", "putenv")
     }
     names = {"os.environ", "os.getenv"} & imports(path)
-    assert not (reads | names) or place(path) == "jobs/cli.py"
+    assert not (reads | names) or place(path) == "jobs/cli/__init__.py"
 
 
 @pytest.mark.parametrize(

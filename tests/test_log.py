@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from jobs import log, progress
+from jobs import log
 from jobs.cli import main
+from jobs.driver import progress
 from jobs.errors import ClusterError
 from jobs.log import LOGGER, say, to_stderr
 from tests.conftest import demo_job
-from tests.test_progress import FRESH, after, now
+from tests.driver.test_progress import FRESH, after, now
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +142,7 @@ def test_a_wrong_recipe_is_an_event_with_the_exit_code(capfd: pytest.CaptureFixt
 def test_a_whole_run_in_events(
     ray_session: None, scenes_parquet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With a Ray of its own, and stopped: tests/test_run.py."""
+    """With a Ray of its own, and stopped: tests/end_to_end/test_run.py."""
     (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out", compute={"device": "cpu"}).to_yaml())
     assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == 0
     out, err = capfd.readouterr()

@@ -56,20 +56,6 @@ def test_every_reject_reason_is_in_the_readme(reason: Reason) -> None:
     assert f"| `{reason}` |" in README
 
 
-def test_every_file_of_the_code_is_in_the_readmes_tree() -> None:
-    tree = README[README.index("## The code") :]
-    for path in sorted([*(ROOT / "jobs").glob("*.py"), *(ROOT / "cluster").glob("*.py")]):
-        if not path.name.startswith("__"):
-            assert re.search(rf"\b{re.escape(path.name)}", tree), path.name
-
-
-def test_every_folder_of_the_code_is_in_the_readmes_tree() -> None:
-    tree = README[README.index("## The code") :]
-    tops = [path.parent for path in ROOT.glob("*/__init__.py")]
-    for folder in [*tops, *(path.parent for path in ROOT.glob("jobs/*/__init__.py"))]:
-        assert re.search(rf"\b{folder.name}/", tree), folder.name
-
-
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))
 def test_every_make_target_of_the_readme_is_there(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from jobs.config import JobConfig
-from jobs.recipe import recipe
+from jobs.recipe import load_recipe, recipe_template
 
 
 def keys(section: BaseModel) -> Iterator[str]:
@@ -41,12 +41,12 @@ def defaults(source: str, output: str) -> JobConfig:
 )
 def test_a_recipe_loads_to_the_defaults(tmp_path: Path, path: str) -> None:
     """A path that YAML reads as something else would start another job."""
-    (tmp_path / "job.yaml").write_text(recipe(path, path + "/out"), encoding="utf-8")
-    assert JobConfig.load(tmp_path / "job.yaml") == defaults(path, path + "/out")
+    (tmp_path / "job.yaml").write_text(recipe_template(path, path + "/out"), encoding="utf-8")
+    assert load_recipe(tmp_path / "job.yaml") == defaults(path, path + "/out")
 
 
 def test_a_recipe_has_every_key_once_with_a_comment() -> None:
-    lines = [line for line in recipe("in", "out").splitlines() if line and not line.startswith("#")]
+    lines = [line for line in recipe_template("in", "out").splitlines() if line and not line.startswith("#")]
     assert [line.strip().partition(":")[0] for line in lines] == list(keys(defaults("in", "out")))
     assert [line for line in lines if not line.partition("  # ")[2].strip()] == []
 
@@ -54,6 +54,6 @@ def test_a_recipe_has_every_key_once_with_a_comment() -> None:
 def test_only_the_two_paths_are_needed(tmp_path: Path) -> None:
     """The recipe's second line says so."""
     wanted = ("source:", "  path:", "output:")
-    lines = [line for line in recipe("in", "out").splitlines() if line.startswith(wanted)]
+    lines = [line for line in recipe_template("in", "out").splitlines() if line.startswith(wanted)]
     (tmp_path / "job.yaml").write_text("\n".join(lines), encoding="utf-8")
-    assert JobConfig.load(tmp_path / "job.yaml") == defaults("in", "out")
+    assert load_recipe(tmp_path / "job.yaml") == defaults("in", "out")

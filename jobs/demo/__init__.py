@@ -1,5 +1,1 @@
-"""The embedded demo: a corpus that can be drawn anywhere and two small checkpoints trained on it."""
-
-from pathlib import Path
-
-WEIGHTS = Path(__file__).parent / "weights"
+"""The embedded demo: a corpus that can be drawn anywhere, two small checkpoints trained on it, and their training."""

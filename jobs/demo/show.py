@@ -5,12 +5,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jobs.config import JobConfig
+from jobs.commands.report import contact_sheet, sample
 from jobs.demo import corpus
 from jobs.demo.score import score
 from jobs.errors import ConfigError
-from jobs.recipe import recipe
-from jobs.report import contact_sheet, sample
+from jobs.recipe import load_recipe, recipe_template
 from jobs.run import run
 
 
@@ -23,12 +22,12 @@ def show(folder: str, shards: int, count: int) -> None:
     corpus.write_parquet(home / "corpus-parquet", shards, count)
     corpus.write_tars(home / "corpus-tar", shards, count)
     out = f"{home}/out-{shards}x{count}"
-    text = recipe(f"{home}/corpus-parquet", out)
+    text = recipe_template(f"{home}/corpus-parquet", out)
     for weights in ("kakaobrain/vit-large-patch16-384", "kakaobrain/align-base"):
         text = text.replace(weights, "demo")
     (home / "job.yaml").write_text(text)
     print(f"running   coyo-jobs run {home}/job.yaml", flush=True)
-    summary = run(JobConfig.load(home / "job.yaml"))
+    summary = run(load_recipe(home / "job.yaml"))
     print(summary)
 
     truth = {row.id: row for shard in range(shards) for row in corpus.rows(shard, count)}

@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import provenance
 from jobs.errors import OutputError
 from jobs.exports.clip_retrieval import ClipRetrieval
 from jobs.exports.coyo_labeled import CoyoLabeled
-from jobs.exports.form import Form, Part
+from jobs.exports.form import FileRange, Form
 from jobs.exports.hf import HuggingFace
-from jobs.exports.target import Held, Pace, Target, describe
-from jobs.finished import Finished
+from jobs.exports.target import ExportFolder, FileStats, ThrottledLog, describe
 from jobs.log import say
-from jobs.paths import join
+from jobs.output import footer
+from jobs.output.finished import FinishedOutput
+from jobs.storage.paths import join_path
 
-FORMS: dict[str, Callable[[Finished], Form]] = {
+FORMS: dict[str, Callable[[FinishedOutput], Form]] = {
     "coyo-labeled": CoyoLabeled,
     "clip-retrieval": ClipRetrieval,
     "hf": HuggingFace,
@@ -48,9 +48,9 @@ class Exported:
 
 def export(form: str, output: str, to: str, rows_per_file: int) -> Exported:
     """Make what is missing of the export, prove its counts, and say what it holds. Raises OutputError."""
-    finished = Finished.open(output)
+    finished = FinishedOutput.open(output)
     made = FORMS[form](finished)
-    target = Target.of(finished, to, {"form": form, "rows_per_file": rows_per_file})
+    target = ExportFolder.of(finished, to, {"form": form, "rows_per_file": rows_per_file})
     said = target.finished()
     if said is not None:
         return _exported(form, to, said, fresh=False)
@@ -78,17 +78,21 @@ def export(form: str, output: str, to: str, rows_per_file: int) -> Exported:
     return _exported(form, to, said, fresh=True)
 
 
-def _parts(count: int, size: int) -> list[Part]:
+def _parts(count: int, size: int) -> list[FileRange]:
     starts = range(0, count, size)
-    return [Part(i, len(starts), start, min(start + size, count)) for i, start in enumerate(starts)]
+    return [FileRange(i, len(starts), start, min(start + size, count)) for i, start in enumerate(starts)]
 
 
 def _write(
-    finished: Finished, made: Form, target: Target, parts: Sequence[Part], there: dict[str, dict[str, int]]
+    finished: FinishedOutput,
+    made: Form,
+    target: ExportFolder,
+    parts: Sequence[FileRange],
+    there: dict[str, dict[str, int]],
 ) -> list[Counter[str]]:
     """Write the parts that are not there; what was left out of each part."""
     left_out = []
-    pace = Pace("export")
+    pace = ThrottledLog("export")
     for part in parts:
         known = there.get(made.names(part)[-1])
         left_out.append(Counter(known if known is not None else _write_part(finished, made, target, part)))
@@ -96,7 +100,7 @@ def _write(
     return left_out
 
 
-def _write_part(finished: Finished, made: Form, target: Target, part: Part) -> Mapping[str, int]:
+def _write_part(finished: FinishedOutput, made: Form, target: ExportFolder, part: FileRange) -> Mapping[str, int]:
     """Write the part's files, the one that says so last; what was left out of them."""
     *arrays, table = made.names(part)
     files = made.files(finished.read(part.start, part.stop, made.columns))
@@ -104,16 +108,18 @@ def _write_part(finished: Finished, made: Form, target: Target, part: Part) -> M
         for name, data in zip(arrays, files.arrays, strict=True):
             target.put(name, data)
         metadata = {**(files.table.schema.metadata or {}), **target.metadata(left_out=files.left_out)}
-        target.put(table, provenance.seal(files.table, metadata))
+        target.put(table, footer.parquet_bytes(files.table, metadata))
     return files.left_out
 
 
-def _prove(target: Target, rows: int, names: Sequence[str], held: dict[str, Held]) -> None:
+def _prove(target: ExportFolder, rows: int, names: Sequence[str], held: dict[str, FileStats]) -> None:
     """Each file of a part holds its rows, as the files themselves say; a part without rows has no files."""
     for name in names:
-        if held.get(name, Held()).rows != rows or (name in held) != bool(rows):
+        if held.get(name, FileStats()).rows != rows or (name in held) != bool(rows):
             found = f"{held[name].rows} rows" if name in held else "not there"
-            raise OutputError(f"{join(target.path, name)}: {found}, must be {rows} rows", "delete it and run again")
+            raise OutputError(
+                f"{join_path(target.path, name)}: {found}, must be {rows} rows", "delete it and run again"
+            )
 
 
 def _exported(form: str, to: str, said: dict[str, Any], *, fresh: bool) -> Exported:

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from jobs import schema
 from jobs.errors import OutputError
-from jobs.exports.form import Files, Part
-from jobs.finished import Finished
+from jobs.exports.form import FileRange, Files
+from jobs.output.finished import FinishedOutput
 
 NO_TEXT = "no text embedding: the text is null or empty"
 
@@ -27,7 +27,7 @@ NO_TEXT = "no text embedding: the text is null or empty"
 class ClipRetrieval:
     beside: Mapping[str, Any] = {}
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedOutput) -> None:
         if schema.IMAGE_EMBEDDING not in finished.schema.names:
             raise OutputError(
                 f"{finished.config.output.path}: no column {schema.IMAGE_EMBEDDING}",
@@ -51,7 +51,7 @@ class ClipRetrieval:
             notes.append("no captions in the metadata: the job did not keep its texts (source.keep)")
         return notes
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         number = f"{part.number:0{len(str(part.of))}d}"
         texts = [f"text_emb/text_emb_{number}.npy"] if self._texts else []
         return [f"img_emb/img_emb_{number}.npy", *texts, f"metadata/metadata_{number}.parquet"]

@@ -6,9 +6,9 @@ import pyarrow as pa
 
 from jobs import schema
 from jobs.errors import OutputError
-from jobs.exports.form import Files, Part
-from jobs.finished import Finished
-from jobs.paths import LABEL_NAMES
+from jobs.exports.form import FileRange, Files
+from jobs.output.finished import FinishedOutput
+from jobs.output.layout import LABEL_NAMES
 
 
 class CoyoLabeled:
@@ -16,7 +16,7 @@ class CoyoLabeled:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedOutput) -> None:
         found = {field.name: _source(finished.schema, field, names) for field, names in schema.COYO_LABELED}
         if missing := [name for name, column in found.items() if column is None]:
             raise OutputError(
@@ -26,7 +26,7 @@ class CoyoLabeled:
         names = json.dumps(finished.class_names(schema.LABELS), ensure_ascii=False, indent=0).encode()
         self.beside = {LABEL_NAMES: lambda _: names}
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         return [f"data/part-{part.number:05d}.parquet"]
 
     def files(self, rows: pa.Table) -> Files:
@@ -43,7 +43,7 @@ def _source(rows: pa.Schema, field: pa.Field, names: tuple[str, ...]) -> str | N
     return next((name for name in present if schema.kind(rows.field(name).type) == schema.kind(field.type)), None)
 
 
-def _hint(finished: Finished, missing: list[str]) -> str:
+def _hint(finished: FinishedOutput, missing: list[str]) -> str:
     if schema.LABELS in missing:
         return "labels come from models.vit, which this job ran without"
     kept = ", ".join(finished.config.source.keep) or "nothing"

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 
 @dataclass(frozen=True)
-class Part:
+class FileRange:
     """The rows of the output from `start` to `stop`; part `number` of `of`, counted from 0."""
 
     number: int
@@ -43,7 +43,7 @@ class Form(Protocol):
     def beside(self) -> Mapping[str, Callable[[Mapping[str, Any]], bytes]]:
         """Files that are no data, written when all data is: what they hold, from what `_export.json` will say."""
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         """The part's files: arrays, then its Parquet file, which is written last and says that the part is whole."""
 
     def files(self, rows: pa.Table) -> Files:

@@ -9,8 +9,8 @@ import pyarrow as pa
 from jobs import schema
 from jobs.errors import OutputError
 from jobs.exports.card import card
-from jobs.exports.form import Files, Part
-from jobs.finished import Finished
+from jobs.exports.form import FileRange, Files
+from jobs.output.finished import FinishedOutput
 
 CARD = "README.md"
 _FEATURES = b"huggingface"  # the footer key where `datasets` looks for features
@@ -28,7 +28,7 @@ class HuggingFace:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedOutput) -> None:
         self.columns = finished.schema.names
         self._kept = finished.config.source.keep
         self._names = {name: finished.class_names(name) for name in self.columns}
@@ -38,7 +38,7 @@ class HuggingFace:
         self._metadata.pop(schema.PROVENANCE.encode(), None)  # that of the object whose schema this is
         self.beside = {CARD: self._card}
 
-    def names(self, part: Part) -> list[str]:
+    def names(self, part: FileRange) -> list[str]:
         return [f"data/train-{part.number:05d}-of-{part.of:05d}.parquet"]
 
     def files(self, rows: pa.Table) -> Files:

@@ -17,19 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import __version__, identity, schema
+from jobs import __version__, schema
 from jobs.errors import OutputError, StorageError
-from jobs.finished import Finished
 from jobs.log import say
-from jobs.paths import EXPORT, absolute, join, listed_by
+from jobs.output import identity
+from jobs.output.finished import FinishedOutput
+from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import absolute, join_path, listed_by
 
 _THREADS = 32  # a footer is one or two small requests
 _PACE = 10.0  # seconds
 _OWN = "name a folder of its own"
 
 
-class Pace:
+class ThrottledLog:
     """Lines of progress on stderr, not more than one in ten seconds."""
 
     def __init__(self, command: str) -> None:
@@ -42,7 +44,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Held:
+class FileStats:
     """What a data file holds: its rows, its size in bytes as stored, and unpacked."""
 
     rows: int = 0
@@ -51,7 +53,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportFolder:
     """`about` is what makes this export this one: its form, the output's fingerprint, its options."""
 
     storage: Storage
@@ -59,16 +61,18 @@ class Target:
     about: dict[str, Any]
 
     @classmethod
-    def of(cls, finished: Finished, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()) -> "Target":
+    def of(
+        cls, finished: FinishedOutput, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()
+    ) -> "ExportFolder":
         """Raises OutputError where files would be read as input, or be taken for the output's own objects."""
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
-            if absolute(path) == absolute(taken) or listed_by(taken, join(absolute(path), "file.parquet")):
+            if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _OWN)
         return cls(finished.storage, path, {**about, "output": finished.fingerprint})
 
     def finished(self) -> dict[str, Any] | None:
         """What `_export.json` says, where this export is complete. Raises OutputError where another one is."""
-        path = join(self.path, EXPORT)
+        path = join_path(self.path, EXPORT)
         if not self.storage.exists(path):
             return None
         said: dict[str, Any] = json.loads(self.storage.read(path))
@@ -94,9 +98,9 @@ class Target:
         return {schema.EXPORT: json.dumps({"about": self.about, "made": made})}
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        self.storage.put(join(self.path, name), data)
+        self.storage.put(join_path(self.path, name), data)
 
-    def held(self, expected: Collection[str]) -> dict[str, Held]:
+    def held(self, expected: Collection[str]) -> dict[str, FileStats]:
         """What the data files hold now, by name, read from their heads and footers."""
         files = {name: entry for name, entry in self._names().items() if name in expected}
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -134,20 +138,20 @@ class Target:
         raise OutputError(f"{where}: belongs to another export: {differences}", _OWN)
 
 
-def describe(finished: Finished) -> dict[str, Any]:
+def describe(finished: FinishedOutput) -> dict[str, Any]:
     """What the rows are, for `_export.json`: their job, models and rejects."""
     models = json.loads((finished.schema.metadata or {}).get(schema.MODELS.encode(), b"{}"))
     return {"job": identity.fingerprint(finished.config), "models": models, "rejects": finished.rejects}
 
 
-def _held(storage: Storage, entry: Entry) -> Held:
+def _held(storage: Storage, entry: Entry) -> FileStats:
     """As the file says itself; a .npy that is not as long as it says has no rows."""
     if entry.path.endswith(".parquet"):
         footer = pq.read_metadata(storage.open(entry))
         unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        return Held(footer.num_rows, entry.size, unpacked)
+        return FileStats(footer.num_rows, entry.size, unpacked)
     with storage.open(entry) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         whole = file.tell() + dtype.itemsize * int(np.prod(shape)) == entry.size
-        return Held(int(shape[0]) if whole else 0, entry.size, entry.size)
+        return FileStats(int(shape[0]) if whole else 0, entry.size, entry.size)

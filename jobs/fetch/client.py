@@ -14,7 +14,7 @@ from jobs.errors import Reason, Reject
 from jobs.fetch import body, failures, headers, urls
 from jobs.fetch.addresses import Addresses, Names
 from jobs.fetch.failures import Failed
-from jobs.fetch.hosts import Hosts, Patience
+from jobs.fetch.hosts import Hosts, WaitBudget
 from jobs.fetch.memory import Memory
 
 _FIRST, _LONGEST = 0.5, 8.0  # seconds before another try
@@ -68,7 +68,7 @@ class Client:
             return Reject(exc.reason, exc.message)  # a new one: the other holds on to bodies through its traceback
 
     async def _tried(self, url: URL) -> bytes:
-        patience = Patience()
+        patience = WaitBudget()
         for attempt in range(self._config.retries):
             try:
                 return await self._followed(url, patience)
@@ -78,7 +78,7 @@ class Client:
             await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST, _FIRST * 2**attempt))
         return await self._followed(url, patience)
 
-    async def _followed(self, url: URL, patience: Patience) -> bytes:
+    async def _followed(self, url: URL, patience: WaitBudget) -> bytes:
         for _ in range(self._config.max_redirects + 1):
             name = (url.raw_host or "").rstrip(".").lower()
             async with self._hosts.turn(name, patience) as shared, self._slots:

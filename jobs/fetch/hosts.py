@@ -16,7 +16,7 @@ _LONGEST_REST = 32.0  # seconds, for hosts that say 429 and not how long
 
 
 @dataclass
-class Patience:
+class WaitBudget:
     """Of one url: seconds that it will still wait for hosts that ask for rest."""
 
     left: float = PATIENCE
@@ -43,7 +43,7 @@ class Hosts:
         self._hosts: dict[str, Host] = {}
 
     @asynccontextmanager
-    async def turn(self, name: str, patience: Patience) -> AsyncIterator[bool]:
+    async def turn(self, name: str, patience: WaitBudget) -> AsyncIterator[bool]:
         """Waits until this host may be asked; gives whether others wait for it too.
 
         Raises Reject where that would take too long, or is in vain. What is raised inside is remembered of the host.
@@ -76,7 +76,7 @@ class Hosts:
         return self._hosts[name]
 
 
-async def _wait(name: str, host: Host, patience: Patience) -> None:
+async def _wait(name: str, host: Host, patience: WaitBudget) -> None:
     """Until the host is at rest no more, and then for a turn."""
     while True:
         while host.why and (seconds := host.free_at - _now()) > 0:

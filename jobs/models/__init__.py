@@ -1,6 +1,6 @@
 """The models of a job. A Spec says all that others need to know of one, and can travel; a loaded model cannot.
 
-Only this package, jobs.annotate, jobs.fast and the demo's training script import torch or transformers.
+Only this package, jobs.images.torch_resize and the demo's training script import torch or transformers.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.canvas import Canvas, Scale
+from jobs.images.canvas import Canvas, Scale
 from jobs.models.weights import Weights
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from jobs import schema
 from jobs.config import AlignConfig
 from jobs.models import Model, Results, Spec, align, loading, towers, vectors, zero_shot
-from jobs.models.fitting import Device, Fitting, Fixed
+from jobs.models.batching import FixedSize, MicroBatcher, Placement
 from jobs.models.labels import listed
 from jobs.models.texts import Groups, Reading, Tokenizer
 from jobs.models.towers import Towers
@@ -94,10 +94,10 @@ class Embedded:
 class Embedder(Model):
     """A loaded dual encoder, and the embeddings of the recipe's labels."""
 
-    def __init__(self, spec: Spec, folder: str, on: Device) -> None:
+    def __init__(self, spec: Spec, folder: str, on: Placement) -> None:
         model = loading.model(loading.transformers().AutoModel, folder, spec.weights.name)
         if model.config.model_type == "align":
-            align.quicken(model)
+            align.optimise_for_inference(model)
         self._towers = Towers(model.to(on.device, on.dtype))
         self._scale = Scaler(spec.scale, on.device, on.dtype)
         self._device = on.device
@@ -105,12 +105,12 @@ class Embedder(Model):
         self._tokenizer = None
         if reading := spec.options["reading"]:
             self._tokenizer = Tokenizer.of(folder, spec.weights.name, model.config, Reading(*reading))
-        self._texts = Fitting(self._of_texts, Fixed())
+        self._texts = MicroBatcher(self._of_texts, FixedSize())
         self._zero_shot: ZeroShot | None = None
         if spec.labels:
             labels = zero_shot.embed(spec.labels, spec.options["templates"], self._of_sentences)
             self._zero_shot = ZeroShot(labels, Score(*spec.options["score"]), spec.options["top_k"])
-        self._images = on.fitting(self._of_images)
+        self._images = on.batched(self._of_images)
 
     def prepare(self, texts: list[str | None]) -> Texts | None:
         """Each distinct text of the batch once, tokenised, in groups of about one length."""

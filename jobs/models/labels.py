@@ -1,8 +1,8 @@
 """The labels of a recipe's own, which may be in a file. Without torch: a submission reads them too."""
 
 from jobs.config import ZeroShotConfig
+from jobs.config.models import distinct
 from jobs.errors import ConfigError, StorageError
-from jobs.sections.models import distinct
 from jobs.storage import Storage
 
 

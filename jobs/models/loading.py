@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.canvas import Canvas, Scale, paint
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas, Scale, paint
 
 _TOLERANCE = 1e-5  # of values around 1: float32 rounding, and nothing else
 _WHOLE = "is it a whole checkpoint of this model?"

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from jobs.canvas import Canvas
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas
 from jobs.models import loading, texts
 from jobs.models.texts import Reading, Tokenizer
 from jobs.models.vectors import unit

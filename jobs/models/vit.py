@@ -5,11 +5,11 @@ from typing import Any
 import torch
 
 from jobs import schema
-from jobs.canvas import Canvas, Scale
 from jobs.config import VitConfig
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Model, Results, Spec, loading, vectors
-from jobs.models.fitting import Device
+from jobs.models.batching import Placement
 from jobs.models.weights import Weights
 
 
@@ -64,13 +64,13 @@ def _labels(settings: Any, name: str) -> tuple[str, ...]:
 class Labeller(Model):
     """A loaded classifier."""
 
-    def __init__(self, spec: Spec, folder: str, on: Device) -> None:
+    def __init__(self, spec: Spec, folder: str, on: Placement) -> None:
         auto = loading.transformers().AutoModelForImageClassification
         self._model = loading.model(auto, folder, spec.weights.name).to(on.device, on.dtype)
         self._scale = Scaler(spec.scale, on.device, on.dtype)
         self._sigmoid = _activation(self._model.config) == "sigmoid"
         self._top_k, self._min_prob = spec.options["top_k"], spec.options["min_prob"]
-        self._classify = on.fitting(self._top)
+        self._classify = on.batched(self._top)
 
     def prepare(self, texts: list[str | None]) -> None:
         """A classifier does not look at texts."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from jobs.demo import WEIGHTS as DEMO
 from jobs.errors import CheckpointError
 from jobs.storage import Storage
 
+DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"  # the embedded checkpoints
 CACHE = Path("~/.cache/coyo-jobs/weights").expanduser()
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 _DIGEST = "sha256:"  # what a revision starts with where it is no commit of the hub
@@ -67,7 +67,7 @@ def _is_hub(name: str) -> bool:
 
 def _fetch(kind: str, name: str, storage: Storage) -> str:
     if name == "demo":
-        return str(DEMO / kind)
+        return str(DEMO_WEIGHTS / kind)
     if "://" not in name:
         return os.path.expanduser(name)
     listed = storage.find(name)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from jobs import schema
 from jobs.config import DatasetConfig, SourceConfig
 from jobs.errors import Reason, Stage
-from jobs.provenance import Range
+from jobs.row_ranges import Range
 from jobs.sources.selection import EVERYTHING, Selection
 from jobs.storage import Entry
 

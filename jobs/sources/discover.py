@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from jobs.config import FetchConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
-from jobs.paths import absolute, fixed_folder
 from jobs.sources import Layout, Shard, Source, Unit, parquet, streamed, urls, webdataset
 from jobs.sources.selection import chosen
 from jobs.storage import Entry, Storage
+from jobs.storage.paths import absolute, fixed_folder
 
 _SUFFIXES = {"parquet": (".parquet",), "urls": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from jobs.config import SourceConfig
 from jobs.errors import SourceError
-from jobs.provenance import outside
+from jobs.row_ranges import outside
 from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, unreadable
 from jobs.sources.batches import raw_of, taken_of
 from jobs.sources.columns import check, layout_of, needed
+from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import Mask
-from jobs.sources.sieve import Sieve
 from jobs.storage import Storage
 
 PREFETCH_LIMIT = 192 << 20  # a bigger row group is streamed column by column, not held whole
@@ -65,10 +65,10 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
         groups = _groups(storage, footer, layout, unit)
     except Damaged as exc:
         if unit.last:
-            yield from Sieve(layout, unit).close(0, f"the Parquet footer cannot be read: {exc}")
+            yield from RowFilter(layout, unit).close(0, f"the Parquet footer cannot be read: {exc}")
         return
     total = footer.num_rows if unit.shard.until is None else min(footer.num_rows, unit.shard.until)
-    sieve = Sieve(layout, unit, groups[0].first if groups else total)
+    row_filter = RowFilter(layout, unit, groups[0].first if groups else total)
     damage = None
     for group in groups:
         at, left = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
@@ -76,22 +76,22 @@ def read(storage: Storage, layout: Layout, unit: Unit) -> Iterator[pa.Table]:
         try:
             taken = _taken(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
             if not taken.any():
-                yield sieve.sift(at, taken)
+                yield row_filter.apply(at, taken)
                 continue
             for batch in _batches(storage, unit.shard, footer, group, layout):
                 here = taken[at - group.first :][: batch.num_rows]
-                yield sieve.sift(at, here, raw_of(batch.slice(0, here.size), layout, unit.shard, at))
+                yield row_filter.apply(at, here, raw_of(batch.slice(0, here.size), layout, unit.shard, at))
                 at += here.size
                 if at == group.stop:  # which a limit may put inside a row group
                     break
         except Damaged as exc:
             damage = f"row group {group.index} cannot be read from row {at}: {exc}"
             lost = unreadable(layout, unit.shard.name, at, group.stop - at, damage)
-            yield sieve.sift(at, taken[at - group.first :], lost)
+            yield row_filter.apply(at, taken[at - group.first :], lost)
     if unit.last:
-        yield from sieve.close(total, damage)
+        yield from row_filter.close(total, damage)
     else:
-        yield sieve.end(groups[-1].stop if groups else total, total if damage else None, damage)
+        yield row_filter.end(groups[-1].stop if groups else total, total if damage else None, damage)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from jobs import hub
 from jobs.config import DatasetConfig, SourceConfig
 from jobs.errors import SourceError, StorageError
 from jobs.sources import BLOCK_ROWS, Layout, Shard, Source, Unit
 from jobs.sources.batches import raw_of, taken_of
 from jobs.sources.columns import layout_of
+from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import chosen
-from jobs.sources.sieve import Sieve
-from jobs.storage import Entry
+from jobs.storage import Entry, hub
 
 _SAVED = "dataset_info.json"  # what save_to_disk leaves beside its files
 _SHARD = re.compile(r".*-(\d+)-of-(\d+)")
@@ -50,12 +49,12 @@ def describe(config: SourceConfig) -> Source:
 
 def read(layout: Layout, unit: Unit) -> Iterator[pa.Table]:
     """The shard's rows, then its end. Raises StorageError when its files cannot be read."""
-    at, sieve = 0, Sieve(layout, unit)
+    at, row_filter = 0, RowFilter(layout, unit)
     for batch in _batches(layout, unit.shard):
         taken = taken_of(pa.Table.from_batches([batch]), layout, unit.shard, at)
-        yield sieve.sift(at, taken, raw_of(_with_bytes(batch, layout, taken), layout, unit.shard, at))
+        yield row_filter.apply(at, taken, raw_of(_with_bytes(batch, layout, taken), layout, unit.shard, at))
         at += batch.num_rows
-    yield sieve.end(at, at)
+    yield row_filter.end(at, at)
 
 
 def _first(layout: Layout, shards: list[Shard], limit: int) -> list[Shard]:

@@ -20,8 +20,8 @@ from jobs.config import SourceConfig
 from jobs.errors import Reason, Reject, SourceError
 from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, first_of, rejected
 from jobs.sources.parquet import BROKEN
+from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import Selection
-from jobs.sources.sieve import Sieve
 from jobs.sources.tars import Sample, samples
 from jobs.storage import Entry, Storage
 
@@ -81,7 +81,7 @@ class Buffer:
 
     def __init__(self, layout: Layout, unit: Unit) -> None:
         self._layout, self._shard = layout, unit.shard.name
-        self._sieve = Sieve(layout, unit)
+        self._sieve = RowFilter(layout, unit)
         self._first, self._bytes = 0, 0
         self._rows: list[dict[str, Any]] = []
 
@@ -99,7 +99,7 @@ class Buffer:
         looked_at = pa.Table.from_pylist([row.get(_WHERE, {}) for row in rows], schema=pa.schema(selection.fields))
         broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
         taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
-        table = self._sieve.sift(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
+        table = self._sieve.apply(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table
 

@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from jobs import __version__
 from jobs.cli import main
-from tests.test_stopping import ENVIRONMENT, ROOT, processes
+from tests.end_to_end.test_stopping import ENVIRONMENT, ROOT, processes
 
 TOKEN = "5a1f0c9b7d3e48268f10b2c4d6e8fa02"
 

@@ -102,7 +102,7 @@ class Outcome:
     """What came of a job whose cluster was hurt.
 
     `rows` are those that had been annotated when its hosts were lost, by host, and `dead` what Ray says they died of;
-    `counts` are the hosts where the run's meter was, and `verified` is what `verify --deep` says.
+    `counts` are the hosts where the run's coordinator was, and `verified` is what `verify --deep` says.
     """
 
     code: int

@@ -15,11 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from jobs import pipeline
-from jobs.config import ComputeConfig, JobConfig
-from jobs.meter import Reporter
+from jobs.config import ComputeConfig
+from jobs.driver.coordinator import CoordinatorHandle
+from jobs.driver.resources import Resources
 from jobs.models import Spec
-from jobs.pipeline import AnnotateActor, Decoder
-from jobs.resources import Resources
+from jobs.pipeline.annotate import AnnotateActor
+from jobs.pipeline.decode import Decoder
+from jobs.recipe import load_recipe
 from jobs.run import run
 
 
@@ -28,9 +30,11 @@ def here(stage: str) -> None:
 
 
 class Actor(AnnotateActor):
-    def __init__(self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, report: Reporter) -> None:
+    def __init__(
+        self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, coordinator: CoordinatorHandle
+    ) -> None:
         here("annotate")
-        super().__init__(specs, compute, replace(resources, device="cpu"), report)
+        super().__init__(specs, compute, replace(resources, device="cpu"), coordinator)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         end = time.monotonic() + SECONDS
@@ -47,5 +51,5 @@ class Decode(Decoder):
 
 if __name__ == "__main__":
     SEEN, SECONDS = Path(sys.argv[2]), float(sys.argv[3])
-    pipeline.AnnotateActor, pipeline.Decoder = Actor, Decode  # type: ignore[misc]
-    print(run(JobConfig.load(sys.argv[1])))
+    vars(pipeline).update(AnnotateActor=Actor, Decoder=Decode)
+    print(run(load_recipe(sys.argv[1])))

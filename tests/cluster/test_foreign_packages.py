@@ -17,9 +17,9 @@ import pytest
 from jobs.demo import corpus
 from tests.cluster.conftest import TOKEN, Place
 from tests.conftest import demo_job
-from tests.test_stopping import ENVIRONMENT, ROOT
 
-PLAIN = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+ROOT = Path(__file__).parents[2]
+PLAIN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("RAY_")}
 CHECKOUT = {**PLAIN, "PYTHONPATH": str(ROOT)}  # installed or not: this one
 COMMAND = (sys.executable, "-m", "coyo_jobs")
 ROWS = 8
@@ -128,12 +128,12 @@ def test_a_ray_that_was_started_beside_foreign_packages_is_refused(foreign: Path
     code = f"""
 import ray
 from jobs.errors import ClusterError
-from jobs.config import JobConfig
+from jobs.recipe import load_recipe
 from jobs.run import run
 
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 try:
-    run(JobConfig.load({str(recipe)!r}))
+    run(load_recipe({str(recipe)!r}))
 except ClusterError as exc:
     print(exc.message)
 """

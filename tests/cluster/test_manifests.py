@@ -17,7 +17,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.runtime_env import Environment
 from jobs import __version__, cli
-from jobs.config import JobConfig, PoolConfig
+from jobs.config import PoolConfig
+from jobs.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 CLUSTER, DATA = ROOT / "cluster", ROOT / "tests" / "data"
@@ -107,7 +108,7 @@ def test_the_job_runs_a_command_of_ours_on_a_recipe_of_ours() -> None:
     (mount,) = head["containers"][0]["volumeMounts"]
     assert head["volumes"][0]["configMap"]["name"] == made["name"]
     assert args.recipe == f"{mount['mountPath']}/{made['files'][0]}"
-    recipe = JobConfig.load(folder / made["files"][0])
+    recipe = load_recipe(folder / made["files"][0])
     assert recipe.output.path.startswith("s3://")
     groups = {group["groupName"]: group for group in job["rayClusterSpec"]["workerGroupSpecs"]}
     assert recipe.compute.gpus == PoolConfig(min=groups["gpu"]["minReplicas"], max=groups["gpu"]["maxReplicas"])

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.paths import FOLDERS
-from jobs.verify import show, verify
+from jobs.output.layout import FOLDERS
 from tests.cluster.conftest import free_port
-from tests.test_run import addresses, read, small_job
-from tests.test_stopping import ENVIRONMENT, ROOT, processes, until
+from tests.end_to_end.test_run import addresses, read, small_job
+from tests.end_to_end.test_stopping import ENVIRONMENT, ROOT, processes, until
 
 _HEAD = "f" * 51 + "00000"  # the id that Ray's provider of pretended nodes gives the head
 _SMALL = {"object_store_memory": 128 << 20}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_package_holds_code_and_the_demos_checkpoints_and_runs_on_its_own(tmp_path: Path) -> None:
     code = pack(ROOT, ("jobs", "cluster"), tmp_path)
     names = zipfile.ZipFile(code).namelist()
-    assert {"jobs/cli.py", "cluster/local.py", "jobs/demo/weights/vit/model.safetensors"} <= set(names)
+    assert {"jobs/cli/__init__.py", "cluster/local.py", "jobs/demo/weights/vit/model.safetensors"} <= set(names)
     assert {name.partition("/")[0] for name in names} == {"jobs", "cluster"}
     assert {Path(name).suffix for name in names} == {".py", ".json", ".txt", ".safetensors"}
     assert code.stat().st_size < 5 << 20

@@ -9,15 +9,14 @@ import pytest
 import yaml
 
 from jobs.cli import main
+from jobs.commands.verify import show, verify
 from jobs.demo import corpus
-from jobs.paths import FOLDERS
+from jobs.output.layout import FOLDERS, SUBMITTED
 from jobs.storage import Storage
-from jobs.submission import SUBMITTED
-from jobs.verify import show, verify
 from tests.cluster.conftest import TOKEN, Place, ended
 from tests.conftest import demo_job, put_folder
-from tests.test_run import addresses, read, small_job
-from tests.test_stopping import until
+from tests.end_to_end.test_run import addresses, read, small_job
+from tests.end_to_end.test_stopping import until
 
 pytestmark = pytest.mark.slow
 

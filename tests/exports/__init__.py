@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import identity, schema
-from jobs.canvas import Canvas, Scale
+from jobs import schema
 from jobs.config import JobConfig
+from jobs.images.canvas import Canvas, Scale
 from jobs.models import Spec
 from jobs.models.weights import Weights
-from jobs.sink import Writer
+from jobs.output import identity
+from jobs.output.writer import Writer
 from jobs.storage import Storage
 
 DIM = 8
@@ -64,7 +65,7 @@ def write_output(
     config = JobConfig.of({"source": {"path": f"{path}-in", "keep": list(kept)}, "output": {"path": str(path)}})
     about = {"run": "r1", "job": identity.fingerprint(config), "version": "0", "key": key_column}
     writer = Writer(Storage(), str(path), columns, (_spec(),), about)
-    identity.claim(Storage(), config)
+    identity.claim_output(Storage(), config)
     total = len(given) + 1
     end = {"shard": "part-00000.parquet", "row": total, "_since": total, "_end": True, "_total": total}
     at = {"shard": "part-00000.parquet", "row": total - 1, "_since": total - 1}

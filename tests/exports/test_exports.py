@@ -12,7 +12,7 @@ from jobs import cli
 from jobs.cli import main
 from jobs.errors import OutputError
 from jobs.exports import FORMS, Exported, export
-from jobs.paths import EXPORT
+from jobs.output.layout import EXPORT
 from jobs.storage import Storage
 from tests.exports import read, row, write_output
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs.config import AlignConfig, VitConfig
-from jobs.demo import WEIGHTS as DEMO
 from jobs.models import Model, Results, Spec, dual, vit
-from jobs.models.fitting import Device, Fixed
+from jobs.models.batching import FixedSize, Placement
+from jobs.models.weights import DEMO_WEIGHTS as DEMO
 from jobs.models.weights import pin
 from jobs.storage import Storage
 
@@ -90,10 +90,10 @@ def load(kind: str, name: str | Path = "demo", dtype: str = "float32", **options
 
 
 def held(described: Spec, folder: Path) -> Model:
-    return on(described, folder, Device(torch.device("cpu"), torch.float32, Fixed()))
+    return on(described, folder, Placement(torch.device("cpu"), torch.float32, FixedSize()))
 
 
-def on(described: Spec, folder: Path, device: Device) -> Model:
+def on(described: Spec, folder: Path, device: Placement) -> Model:
     loaded = vit.Labeller if described.kind == "vit" else dual.Embedder
     return loaded(described, str(folder), device)
 

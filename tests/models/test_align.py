@@ -2,13 +2,13 @@
 
 import torch
 
-from jobs.demo import WEIGHTS
 from jobs.models import align, loading
+from jobs.models.weights import DEMO_WEIGHTS
 
 
 def test_folding_batch_norms_changes_no_embedding() -> None:
-    plain = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
-    folded = loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+    plain = loading.model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
+    folded = loading.model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
     align.fold_batch_norms(folded.vision_model)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules()) > 10

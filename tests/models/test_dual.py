@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.demo import WEIGHTS, scenes
+from jobs.demo import scenes
 from jobs.models import loading
 from jobs.models.texts import TEXTS_PER_CALL
+from jobs.models.weights import DEMO_WEIGHTS
 from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
 
 MAX_TOKENS = 64  # what AlignProcessor pads to
@@ -29,7 +30,7 @@ def embed(texts: list[str | None], **options: Any) -> dict[str, list[Any]]:
 
 def documented(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """As the documentation of transformers shows it: one batch, every text padded to 64 tokens."""
-    transformers, folder = loading.transformers(), WEIGHTS / "align"
+    transformers, folder = loading.transformers(), DEMO_WEIGHTS / "align"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AlignModel.from_pretrained(folder).eval()
     tokens = tokenizer(texts, padding="max_length", max_length=64, truncation=True, return_tensors="pt")
@@ -127,7 +128,7 @@ def test_fewer_positions_than_64_cut_the_text_there(tmp_path: Path) -> None:
 def test_pooled_outputs_are_what_aligns_towers_give() -> None:
     """Its image tower's pooling, which it does not project; and the first token's state, not BERT's own pooler."""
     ours = embed([*TEXTS], pooled=True)
-    transformers, folder = loading.transformers(), WEIGHTS / "align"
+    transformers, folder = loading.transformers(), DEMO_WEIGHTS / "align"
     model = transformers.AlignModel.from_pretrained(folder).eval()
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from jobs import schema
-from jobs.canvas import Canvas, paint
-from jobs.demo import WEIGHTS
 from jobs.errors import CheckpointError
+from jobs.images.canvas import Canvas, paint
 from jobs.models import loading, towers
+from jobs.models.weights import DEMO_WEIGHTS
 from jobs.models.zero_shot import Score
 from tests.models.architectures import ENCODERS, encoder
 from tests.models.checkpoints import column, held, spec
@@ -98,9 +98,9 @@ def test_what_cannot_be_reproduced_is_refused_with_the_reason(name: str, tmp_pat
 @pytest.mark.parametrize("wrong", [Score(7.0, 0.0, False), Score(14.0, 0.5, False)], ids=["scale", "bias"])
 def test_a_model_that_scores_in_another_way_is_refused(wrong: Score) -> None:
     """Its own forward() decides, whatever its attributes are called."""
-    model = loading.model(loading.transformers().AutoModel, str(WEIGHTS / "align"), "here")
+    model = loading.model(loading.transformers().AutoModel, str(DEMO_WEIGHTS / "align"), "here")
     with pytest.raises(CheckpointError, match=r"here: AlignModel gives logits .*, cosines of its embeddings"):
-        towers.prove(model, wrong, Canvas(squash=(64, 64)), str(WEIGHTS / "align"), "here")
+        towers.prove(model, wrong, Canvas(squash=(64, 64)), str(DEMO_WEIGHTS / "align"), "here")
 
 
 def test_a_clip_of_which_half_is_missing_is_refused(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.canvas import paint
-from jobs.demo import WEIGHTS, scenes
+from jobs.demo import scenes
 from jobs.errors import CheckpointError
+from jobs.images.canvas import paint
 from jobs.models import loading
+from jobs.models.weights import DEMO_WEIGHTS
 from tests.models.architectures import CLASSIFIERS, NAFLEX, classifier, processor
 from tests.models.checkpoints import column, copy, edit, held, load, noise, rewrite, spec, tensors
 
@@ -28,7 +29,7 @@ def logits(folder: Path) -> torch.Tensor:
 
 def test_labels_and_probabilities_are_transformers_top_five() -> None:
     results = load("vit")(noise(6), [None] * 6)
-    probs, ids = logits(WEIGHTS / "vit").softmax(1).topk(5)
+    probs, ids = logits(DEMO_WEIGHTS / "vit").softmax(1).topk(5)
     assert column(results, schema.LABELS) == ids.tolist()
     assert np.allclose(column(results, schema.LABEL_PROBS), probs.numpy(), atol=1e-6)
     assert not results.broken.any()

@@ -10,10 +10,9 @@ from subprocess import PIPE
 import pytest
 import torch
 
-from jobs.demo import WEIGHTS
 from jobs.errors import CheckpointError, JobError
 from jobs.models import weights
-from jobs.models.weights import folder_of, pin
+from jobs.models.weights import DEMO_WEIGHTS, folder_of, pin
 from jobs.storage import Storage
 from tests.conftest import put_folder
 from tests.faulty_s3 import FaultyS3, delay
@@ -42,7 +41,7 @@ def put(folder: Path, to: str) -> str:
 @pytest.mark.parametrize("kind", ["vit", "align"])
 def test_demo_is_embedded(kind: str) -> None:
     pinned, folder = pin(kind, "demo", None, Storage())
-    assert Path(folder) == WEIGHTS / kind
+    assert Path(folder) == DEMO_WEIGHTS / kind
     assert folder_of(kind, pinned) == folder
 
 
@@ -100,7 +99,7 @@ def test_a_branch_is_no_revision_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_bucket_folder_is_fetched_once_and_has_the_digest_of_its_files(bucket: str, cache: Path) -> None:
-    path = put(WEIGHTS / "align", f"{bucket}/models/align")
+    path = put(DEMO_WEIGHTS / "align", f"{bucket}/models/align")
     pinned, folder = pin("align", path, None, Storage())
     assert pinned.revision == pin("align", "demo", None, Storage())[0].revision
     before = {file: file.stat().st_mtime_ns for file in Path(folder).iterdir()}
@@ -124,7 +123,7 @@ def test_actors_that_start_together_fetch_the_weights_of_their_machine_once(
     s3: str, bucket: str, tmp_path: Path
 ) -> None:
     """Eight actors that each fetched two gigabytes would wait eight times as long, and fill the disk meanwhile."""
-    path = put(WEIGHTS / "align", f"{bucket}/models/align")
+    path = put(DEMO_WEIGHTS / "align", f"{bucket}/models/align")
     revision = pin("align", "demo", None, Storage())[0].revision
     (tmp_path / ".cache/coyo-jobs/weights").mkdir(parents=True)
     with FaultyS3(s3) as store:
@@ -137,11 +136,11 @@ def test_actors_that_start_together_fetch_the_weights_of_their_machine_once(
         folders = {actor.communicate(timeout=120)[0].strip() for actor in actors}
         assert len(folders) == 1
         assert store.asked("GET", "model.safetensors") == 1
-    assert sorted(each.name for each in Path(folders.pop()).iterdir()) == sorted(os.listdir(WEIGHTS / "align"))
+    assert sorted(each.name for each in Path(folders.pop()).iterdir()) == sorted(os.listdir(DEMO_WEIGHTS / "align"))
 
 
 def test_what_a_killed_fetch_left_is_not_taken_for_weights(bucket: str, cache: Path) -> None:
-    path = put(WEIGHTS / "vit", f"{bucket}/vit")
+    path = put(DEMO_WEIGHTS / "vit", f"{bucket}/vit")
     folder = pin("vit", path, None, Storage())[1]
     os.rename(folder, f"{folder}.partial")
     (Path(f"{folder}.partial") / "model.safetensors").write_bytes(b"half")
@@ -150,7 +149,7 @@ def test_what_a_killed_fetch_left_is_not_taken_for_weights(bucket: str, cache: P
 
 
 def test_a_changed_bucket_folder_is_refused(bucket: str, cache: Path, tmp_path: Path) -> None:
-    path = put(WEIGHTS / "vit", f"{bucket}/vit")
+    path = put(DEMO_WEIGHTS / "vit", f"{bucket}/vit")
     revision = pin("vit", path, None, Storage())[0].revision
     changed = copy("vit", tmp_path / "changed")
     (changed / "README.md").write_text("more")

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from jobs import schema
-from jobs.canvas import paint
 from jobs.config import ZeroShotConfig
-from jobs.demo import WEIGHTS, scenes
+from jobs.demo import scenes
 from jobs.errors import CheckpointError, ConfigError, StorageError
+from jobs.images.canvas import paint
 from jobs.models import loading
 from jobs.models.labels import listed
+from jobs.models.weights import DEMO_WEIGHTS
 from jobs.models.zero_shot import Score, ZeroShot
 from jobs.storage import Storage
 from tests.models.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
@@ -35,7 +36,7 @@ def tiles(count: int) -> tuple[list[Any], torch.Tensor]:
 @pytest.mark.parametrize("template", [None, "a large {}"])
 def test_one_template_gives_what_transformers_pipeline_gives(template: str | None) -> None:
     """Its default template is ours; it rounds nothing, and sorts all labels."""
-    transformers, folder = loading.transformers(), WEIGHTS / "align"
+    transformers, folder = loading.transformers(), DEMO_WEIGHTS / "align"
     config = transformers.AutoConfig.from_pretrained(folder)
     pipeline = transformers.pipeline(
         "zero-shot-image-classification",
@@ -57,7 +58,7 @@ def test_one_template_gives_what_transformers_pipeline_gives(template: str | Non
 
 def test_templates_are_averaged_as_unit_vectors() -> None:
     """Each sentence's embedding of length one, their mean, of length one again; then as the model scores."""
-    transformers, folder = loading.transformers(), WEIGHTS / "align"
+    transformers, folder = loading.transformers(), DEMO_WEIGHTS / "align"
     model = transformers.AlignModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     means = []

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from jobs.config import JobConfig
 from jobs.errors import SourceError
-from jobs.provenance import Range
+from jobs.row_ranges import Range
 from jobs.sources import Source, Unit
 from jobs.sources.discover import discover, read
 from jobs.storage import Storage

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfFileSystem
 
-from jobs import hub as hub_client
 from jobs.errors import SourceError, StorageError
 from jobs.sources import Unit
 from jobs.sources.discover import read
 from jobs.storage import Storage
+from jobs.storage import hub as hub_client
 from tests.fake_hub import COMMIT, OLDER, FakeHub
 from tests.sources import listed, read_all, refusal, write_parquet
 

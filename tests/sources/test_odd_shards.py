@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.provenance import Coverage
+from jobs.row_ranges import Coverage
 from jobs.sources import Unit
 from jobs.sources.discover import read
 from jobs.sources.webdataset import PEEK

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs import schema
 from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ConfigError, JobError
-from jobs.provenance import Coverage, Range, by_shard, without
+from jobs.row_ranges import Coverage, Range, coverage_by_shard, subtract
 from jobs.sources import Source, Unit
 from jobs.sources.discover import discover, read
 from jobs.sources.where import parse
@@ -124,7 +124,7 @@ def test_every_row_is_selected_or_answered_for_whatever_was_done_before(
     source = listed(folder, **keys)
     left = [table for unit in units(source, merged.ranges, split) for table in read(Storage(), source.layout, unit)]
     now = accounted(left)
-    assert now.ranges == without(((0, ended),) if ended else (), merged.ranges)  # nothing twice, nothing missing
+    assert now.ranges == subtract(((0, ended),) if ended else (), merged.ranges)  # nothing twice, nothing missing
     rows = sorted(row["row"] for table in left for row in table.to_pylist() if not row["_end"])
     assert rows == [n for n in whole.numbers if not any(a <= n < b for a, b in merged.ranges)]
 
@@ -259,5 +259,5 @@ def test_ranges_of_rows_that_answer_for_others_are_whole() -> None:
         {schema.SHARD: ["a", "a", "b"], schema.ROW: pa.array([9, 4, 2], pa.int32()),
          schema.SINCE: pa.array([5, 0, 2], pa.int32())}
     )  # fmt: skip
-    assert by_shard(table) == {"a": Coverage(((0, 10),), unselected=8), "b": Coverage(((2, 3),))}
-    assert np.sum([part.count for part in by_shard(table).values()]) == 3
+    assert coverage_by_shard(table) == {"a": Coverage(((0, 10),), unselected=8), "b": Coverage(((2, 3),))}
+    assert np.sum([part.count for part in coverage_by_shard(table).values()]) == 3

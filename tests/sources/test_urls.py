@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.config import FetchConfig
-from jobs.lookup import fetch as look_up
 from jobs.sources import BLOCK_ROWS, Unit, urls
 from jobs.sources.discover import read
+from jobs.sources.lookup import read_rows as look_up
 from jobs.storage import Storage
 from tests.sources import Raw, listed, refusal, write_parquet
 from tests.sources.test_selection import accounted

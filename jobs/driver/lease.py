@@ -1,0 +1,117 @@
+"""One run at a time writes a part of an output: `_lease.json` says who, and until when.
+
+A lease lives 60 seconds and is renewed while its run lives. A run that was killed leaves one behind: on the same
+machine its process is seen to be gone, elsewhere it expires.
+"""
+
+import json
+import os
+import random
+import socket
+import time
+from dataclasses import asdict, dataclass
+
+from jobs.driver.tasks import Partition
+from jobs.errors import OutputError
+from jobs.storage import Storage
+from jobs.storage.paths import join_path
+
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease; `until` is in seconds since 1970."""
+
+    run: str
+    host: str
+    pid: int
+    until: float
+
+    @property
+    def alive(self) -> bool:
+        if self.until < time.time():
+            return False
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it lives, as somebody else
+            return True
+        return True
+
+
+_NOBODY = Holder("unknown", "unknown", 0, 0.0)  # of a lease that says nothing: it has expired
+
+
+class Lease:
+    """Held by one run. Runs over two parts of one division of the shards do not meet; any other two do."""
+
+    def __init__(self, storage: Storage, output: str, run: str, part: Partition | None = None) -> None:
+        self._storage, self._output, self._run, self._part = storage, output, run, part or Partition()
+        self._path = join_path(output, f"_lease{self._part.suffix}.json")
+
+    def acquire(self) -> None:
+        """Raises OutputError when a living run may write the same shards, and says who."""
+        for path in self._others():
+            other = self._holder(path)
+            if other is not None and other.alive:
+                raise self._refusal(other, path)
+        holder = self._holder()
+        if holder is not None and holder.run != self._run:
+            if holder.alive:
+                raise self._refusal(holder)
+            self._storage.delete(self._path)
+        if not self._storage.put_new(self._path, self._mine()):
+            first = self._holder()
+            if first is None or first.run != self._run:  # an answer that was lost: it is there, and it is ours
+                raise self._refusal(first)
+        if holder is not None:  # two may have seen the dead one; the last to write has it
+            time.sleep(random.uniform(0.2, 0.5))
+            self.renew()
+
+    def renew(self) -> None:
+        """Raises OutputError when another run has taken it."""
+        holder = self._holder()
+        if holder is None or holder.run != self._run:
+            raise self._refusal(holder)
+        self._storage.put(self._path, self._mine())
+
+    def release(self) -> None:
+        holder = self._holder()
+        if holder is not None and holder.run == self._run:
+            self._storage.delete(self._path)
+
+    def _mine(self) -> bytes:
+        return json.dumps(asdict(Holder(self._run, socket.gethostname(), os.getpid(), time.time() + SECONDS))).encode()
+
+    def _others(self) -> list[str]:
+        """The leases of the whole, and of parts of any other division."""
+        names = [entry.path for entry in self._storage.tree(self._output)]
+        leases = [name for name in names if name.rpartition("/")[2].startswith("_lease")]
+        if self._part.count == 1:
+            return [name for name in leases if not name.endswith("_lease.json")]
+        return [name for name in leases if not name.endswith(f"of{self._part.count}.json")]
+
+    def _holder(self, path: str = "") -> Holder | None:
+        path = path or self._path
+        if not self._storage.exists(path):
+            return None
+        try:
+            told = json.loads(self._storage.read(path))
+            return Holder(str(told["run"]), str(told["host"]), int(told["pid"]), float(told["until"]))
+        except (ValueError, TypeError, KeyError):
+            return _NOBODY
+
+    def _refusal(self, holder: Holder | None, path: str = "") -> OutputError:
+        if holder is None:
+            return OutputError(
+                f"{self._path}: this run's lease is gone", "was the output deleted? run the same command again"
+            )
+        left = max(0, round(holder.until - time.time()))
+        return OutputError(
+            f"{path or self._path}: run {holder.run} on {holder.host} (process {holder.pid}) is writing here",
+            f"stop it or wait for it; if it is dead, its lease ends in {left} s",
+        )

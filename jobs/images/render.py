@@ -1,0 +1,80 @@
+"""Raw rows become decoded rows: each image is decoded once, and painted on every canvas the models want.
+
+Exact painting is Pillow's, bit for bit what transformers' processors give. Fast painting decodes JPEG without Pillow,
+to the same pixels, and resizes with torch, a level off in some of them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import schema
+from jobs.config import DecodeConfig
+from jobs.errors import Reason, Reject, Stage
+from jobs.images.canvas import Canvas, Pixels, paint
+from jobs.images.decode import Picture, decode
+
+Render = Callable[[bytes], list[Pixels]]
+
+
+def render(data: bytes, config: DecodeConfig, canvases: Sequence[Canvas], *, fast: bool = False) -> list[Pixels]:
+    """The pixels of each canvas, from one decode. Raises Reject."""
+    picture = decode(data, config, fast=fast)
+    try:
+        return [_paint(picture, canvas, config, fast) for canvas in canvases]
+    except MemoryError as exc:
+        height, width = picture.size
+        raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels: no memory to resize them") from exc
+
+
+def _paint(picture: Picture, canvas: Canvas, config: DecodeConfig, fast: bool) -> Pixels:
+    """Refuses a strip: with its shortest edge at 224 pixels, a 10,000,000x1 picture would be 2 billion long."""
+    size = canvas.resized(*picture.size)
+    if canvas.shortest_edge and size and size[0] * size[1] > config.max_pixels:
+        says = f"{picture.size[1]}x{picture.size[0]} pixels would be resized to {size[1]}x{size[0]}"
+        raise Reject(Reason.TOO_LARGE, f"{says}, more than decode.max_pixels {config.max_pixels}")
+    if fast:
+        from jobs.images import torch_resize
+
+        return torch_resize.paint(picture.array, canvas, size)
+    return paint(picture.image, canvas)
+
+
+def paint_rows(
+    raw: pa.Table,
+    config: DecodeConfig,
+    canvases: Sequence[Canvas],
+    by: Render | None = None,
+    *,
+    keep_images: bool = False,
+) -> pa.Table:
+    """Raw rows -> decoded rows, one to one: every canvas, or a reason and black canvases.
+
+    `by` renders in another way than in this process.
+    """
+    expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases], images=keep_images)
+    images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
+    stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
+    stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]
+    for row, data in enumerate(images):
+        if ends[row] or reasons[row] is not None:
+            continue
+        try:
+            pixels = by(data) if by else render(data, config, canvases)
+            for stack, painted in zip(stacks, pixels, strict=True):
+                stack[row] = painted
+        except Reject as exc:
+            stages[row], reasons[row], messages[row] = Stage.DECODE.value, exc.reason.value, exc.message
+    columns = dict(zip(raw.column_names, raw.columns, strict=True))
+    columns |= {schema.STAGE: pa.array(stages, pa.string()), schema.REASON: pa.array(reasons, pa.string())}
+    columns |= {schema.MESSAGE: pa.array(messages, pa.string())}
+    columns |= {canvas.name: _tensors(canvas, stack) for canvas, stack in zip(canvases, stacks, strict=True)}
+    return pa.Table.from_arrays([columns[name] for name in expected.names], schema=expected)
+
+
+def _tensors(canvas: Canvas, stack: Pixels) -> pa.Array:
+    """Without a copy. pyarrow's from_numpy_ndarray takes no empty stack, and adds a permutation to the type."""
+    kind = canvas.field.type
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(stack.reshape(-1)), type=kind.storage_type)
+    return pa.ExtensionArray.from_storage(kind, rows)

@@ -1,0 +1,89 @@
+"""The sources as Ray Data wants them: one read task for each group of units."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from jobs import schema
+from jobs.config import FetchConfig
+from jobs.driver.coordinator import CoordinatorHandle, StopSignal
+from jobs.errors import Stage, StorageError
+from jobs.row_ranges import coverage_by_shard
+from jobs.sources import Layout, Unit
+from jobs.sources.discover import read
+from jobs.storage import Storage
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads units one after the other, and reports what it did. Ends early, without a shard's end, when told to."""
+
+    storage: Storage
+    layout: Layout
+    coordinator: CoordinatorHandle
+    fetch: FetchConfig
+    set_aside: bool = False
+
+    def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
+        stopping = StopSignal(self.coordinator)
+        for unit in units:
+            try:
+                yield from self._unit(unit, stopping)
+            except StorageError as exc:
+                if not self.set_aside:
+                    exc.about[schema.SHARD] = unit.shard.name
+                    raise
+                self.coordinator.set_aside(unit.shard.name, exc.message)
+            if stopping():
+                return
+
+    def _unit(self, unit: Unit, stopping: StopSignal) -> Iterator[pa.Table]:
+        since = time.perf_counter()
+        rows = answered = 0
+        for table in read(self.storage, self.layout, unit, self.fetch):
+            ends = table.filter(table.column(schema.END))
+            self.coordinator.record_work(Stage.SOURCE, table.num_rows - ends.num_rows, time.perf_counter() - since)
+            rows += table.num_rows - ends.num_rows
+            answered += sum(
+                part.span for part in coverage_by_shard(table.filter(pc.invert(table.column(schema.END)))).values()
+            )
+            closing = ends.filter(pc.is_valid(ends.column(schema.TOTAL)))
+            if closing.num_rows and unit.last:  # any unit that meets damage says so in an end of its own
+                left = closing.column(schema.TOTAL)[0].as_py() - sum(stop - start for start, stop in unit.done)
+                wanted = round(left * rows / answered) if answered else 0
+                self.coordinator.finish_shard(unit.shard.name, unit.shard.entry.size, wanted, unit.done)
+            if table.num_rows:
+                yield table
+            if stopping():
+                return
+            since = time.perf_counter()
+
+
+class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray is not typed
+    def __init__(self, tasks: Iterable[tuple[Unit, ...]], reader: Reader) -> None:
+        super().__init__()
+        self._tasks, self._reader = list(tasks), reader
+
+    def get_name(self) -> str:
+        return Stage.SOURCE.value
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(unit.shard.entry.size for units in self._tasks for unit in units)
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        return [ReadTask(_bind(self._reader, units), _size(units), self._reader.layout.schema) for units in self._tasks]
+
+
+def _bind(reader: Reader, units: tuple[Unit, ...]) -> Callable[[], Iterator[pa.Table]]:
+    return lambda: reader(units)
+
+
+def _size(units: tuple[Unit, ...]) -> BlockMetadata:
+    size = sum(unit.shard.entry.size for unit in units)
+    return BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
