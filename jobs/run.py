@@ -1,16 +1,12 @@
 """run(config) -> Summary: plan, pipeline, finalise. The one way to run a job."""
 
-import json
-import os
 import time
 import uuid
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ray.exceptions import RayError
 
 from cluster import imports, local
@@ -26,12 +22,20 @@ from jobs.driver.remote import NodeWatcher, cause, reserved
 from jobs.driver.resources import Resources
 from jobs.driver.supervisor import QueuedRun, Supervisor
 from jobs.driver.tasks import Partition, Work, plan
-from jobs.errors import ClusterError, OutputError, SetAside, StorageError
+from jobs.errors import ClusterError, SetAside, StorageError
 from jobs.models import Spec
 from jobs.models.describe import describe_models
-from jobs.output import identity, images, ledger
-from jobs.output.layout import FOLDERS, IMAGES, LABEL_NAMES, ROWS, SUCCESS, SUMMARY, ZERO_SHOT_LABEL_NAMES
-from jobs.output.ledger import Ledger, Object
+from jobs.output import identity, ledger
+from jobs.output.finalise import (
+    check_complete,
+    drop_late_objects,
+    has_gaps_or_duplicates,
+    repair,
+    reveal,
+    with_committed_schema,
+)
+from jobs.output.layout import FOLDERS, SUCCESS
+from jobs.output.ledger import Ledger
 from jobs.output.summary import Summary, summarise
 from jobs.output.writer import Writer
 from jobs.pipeline import Pipeline
@@ -57,9 +61,9 @@ def run(config: JobConfig, part: Partition | None = None) -> Summary:
     log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
-    source = _as_begun(storage, source, committed)
+    source = with_committed_schema(storage, source, committed)
     shards = [shard.name for shard in source.shards if part.holds(shard)]
-    if not ledger.missing(committed.coverage, shards) and not committed.overlapping():
+    if not has_gaps_or_duplicates(committed, shards):
         job = _Job.of(config, storage, source, part)
         log.say("output", f"already complete: {config.output.path}")
         return _announced(job.finalise(committed, {}))
@@ -72,23 +76,6 @@ def run(config: JobConfig, part: Partition | None = None) -> Summary:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"
         ) from exc
-
-
-def _as_begun(storage: Storage, source: Source, committed: Ledger) -> Source:
-    """With the types of the rows that are there: those of the first shard, which may have come since, may be others.
-    Raises OutputError for a data set that was cut into other pieces then: their rows would be there again.
-    """
-    names = {shard.name for shard in source.shards}
-    if source.layout.dataset and (gone := sorted(committed.coverage.keys() - names)):
-        said = f"the output holds rows of {gone[0]}, and {source.layout.dataset.name} has other shards now"
-        raise OutputError(said, "give the job an output folder of its own, or put the data set back")
-    rows = next((obj for obj in committed.objects if obj.folder == ROWS), None)
-    there = pq.read_schema(storage.open(rows.entry)) if rows else pa.schema([])
-    layout = source.layout
-    if {schema.KEY, *(field.name for field in layout.kept)} <= set(there.names):
-        kept = tuple(field.with_type(there.field(field.name).type) for field in layout.kept)
-        layout = replace(layout, key_type=there.field(schema.KEY).type, kept=kept)
-    return replace(source, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -117,8 +104,8 @@ class _Job:
         try:
             if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added since
                 self.storage.delete(join_path(self.path, SUCCESS))
-            committed = self.mended()
-            if not self.torn(committed):
+            committed = repair(self.storage, self.path)
+            if not has_gaps_or_duplicates(committed, self.shards):
                 return self.finalise(committed, {})
             return self.execute(run_id, lease, committed, session)
         finally:
@@ -134,15 +121,6 @@ class _Job:
         """The part's shards, by name."""
         return [shard.name for shard in self.source.shards if self.part.holds(shard)]
 
-    def torn(self, now: Ledger) -> bool:
-        """Whether rows are missing, or there twice."""
-        return bool(ledger.missing(now.coverage, self.shards) or now.overlapping())
-
-    def mended(self) -> Ledger:
-        """What is committed, each row once."""
-        now = ledger.read(self.storage, self.path)
-        return self._drop(now.overlapping(), now)
-
     def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
         waiting = QueuedRun(run, self.part.suffix, self.storage, self.path, lease)
         with ExitStack() as placing:
@@ -155,30 +133,30 @@ class _Job:
                 log.say(
                     "note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come"
                 )
-            watch = self._stream(work, resources, run, lease, session, coordinator)
-        now = self._settled(committed, run)
-        if watch.seen.set_aside and ledger.missing(now.coverage, self.shards):
-            watch.publish("incomplete")
-            some = "; ".join(watch.seen.set_aside.values())
+            supervisor = self._stream(work, resources, run, lease, session, coordinator)
+        now = drop_late_objects(self.storage, self.path, committed, run)
+        if supervisor.seen.set_aside and ledger.missing(now.coverage, self.shards):
+            supervisor.publish("incomplete")
+            some = "; ".join(supervisor.seen.set_aside.values())
             raise SetAside(f"shards were set aside: {some}", "run the same command to try them again")
-        if again and self.torn(now):
+        if again and has_gaps_or_duplicates(now, self.shards):
             # Ray goes on by their numbers when it repeats a task whose process died; but fetched tables come as their
             # urls are answered, and the same number is another table.
             log.say("note", "rows are missing or there twice, as a process died that fetched; they are computed again")
-            return self.execute(f"{run}-again", lease, self.mended(), session, again - 1)
+            return self.execute(f"{run}-again", lease, repair(self.storage, self.path), session, again - 1)
         mine = Ledger(tuple(obj for obj in now.objects if obj.run == run))
         about = describe_run(
             run=run,
             rows=sum(obj.count for obj in mine.objects),
             seconds=time.monotonic() - began,
             driver_seconds=time.process_time() - cpu,
-            seen=watch.seen,
+            seen=supervisor.seen,
             resources=resources,
             cluster=cluster,
         )
         summary = self.finalise(now, about)
-        watch.settle(about["rows"], mine.reasons)
-        watch.publish("finished")
+        supervisor.settle(about["rows"], mine.reasons)
+        supervisor.publish("finished")
         return summary
 
     def _planned(self, committed: Ledger, resources: Resources, cores: int) -> Work:
@@ -195,20 +173,22 @@ class _Job:
         sink = ParquetSink(self._writer(run), resources.rows_per_file, coordinator)
         metrics = Metrics(self.path, work.shards - work.shards_done, resources)
         nodes = NodeWatcher(self.config.compute, resources, session)
-        watch = Supervisor(run, self.part.suffix, work, self.config, self.storage, lease, coordinator, metrics, nodes)
+        supervisor = Supervisor(
+            run, self.part.suffix, work, self.config, self.storage, lease, coordinator, metrics, nodes
+        )
         try:
-            with watch.watching():
+            with supervisor.watching():
                 pipeline.write(pipeline.build(work.tasks), sink, run)
         except (RayError, KeyboardInterrupt) as exc:
             if isinstance(exc, RayError):
-                watch.stopped = watch.stopped or cause(exc)
-            elif watch.stopped is None:
+                supervisor.stopped = supervisor.stopped or cause(exc)
+            elif supervisor.stopped is None:
                 raise
-        if watch.stopped:
-            watch.publish("stopped")
-            watch.stopped.about |= watch.now("stopped").counts
-            raise watch.stopped
-        return watch
+        if supervisor.stopped:
+            supervisor.publish("stopped")
+            supervisor.stopped.about |= supervisor.now("stopped").counts
+            raise supervisor.stopped
+        return supervisor
 
     def _writer(self, run: str) -> Writer:
         results = [field for spec in self.specs for field in spec.fields]
@@ -218,65 +198,17 @@ class _Job:
         about = {"run": run, "job": self.fingerprint, "version": __version__, schema.KEY: key}
         return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
-    def _settled(self, committed: Ledger, run: str) -> Ledger:
-        """What is committed now, less what orphans of a dead run wrote after this one was planned."""
-        now = ledger.read(self.storage, self.path)
-        return self._drop(now.late(committed, run), now)
-
-    def _drop(self, objects: list[Object], now: Ledger) -> Ledger:
-        for obj in objects:
-            log.say("output", f"{obj.entry.path}: its rows are elsewhere too; removed")
-            self.storage.delete(obj.entry.path)
-        return now.without(objects)
-
-    def _drop_orphaned_images(self, now: Ledger) -> None:
-        """Those whose rows object was never written, or dropped; when nobody is writing any more."""
-        form = self.config.output.keep_images
-        if form == "none":
-            return
-        promised = {images.name_of(os.path.basename(obj.entry.path), form) for obj in now.objects if obj.folder == ROWS}
-        for entry in self.storage.tree(join_path(self.path, IMAGES)):
-            if os.path.basename(entry.path) not in promised:
-                self.storage.delete(entry.path)
-
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
         """Prove that every row is in exactly one object, and say so; or say what is missing."""
-        self._prove(now)
+        check_complete(now, self.shards, self.path)
         summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
         for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
             log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
         elif run or not self.storage.exists(join_path(self.path, SUCCESS)):
-            self._reveal(now, summary)
+            reveal(self.storage, self.config.output, self.specs, now, summary)
         return summary
-
-    def _prove(self, now: Ledger) -> None:
-        """From the footers. Raises OutputError."""
-        if problems := ledger.missing(now.coverage, self.shards):
-            some = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:3])
-            raise OutputError(
-                f"{len(problems)} shards are not complete: {some}", "run the same command again: it goes on here"
-            )
-        counted = sum(obj.count for obj in now.objects)
-        covered = sum(part.count for part in now.coverage.values())
-        if counted != covered:
-            raise OutputError(
-                f"{self.path}: {counted - covered} rows are in more than one object: two runs wrote here at once",
-                "run the same command again: it drops what is there twice",
-            )
-
-    def _reveal(self, now: Ledger, summary: Summary) -> None:
-        """What a finished output has beside its rows; _SUCCESS last."""
-        for spec in (spec for spec in self.specs if spec.labels):
-            names = json.dumps(spec.labels, ensure_ascii=False, indent=0).encode()
-            name = LABEL_NAMES if schema.LABELS in spec.columns else ZERO_SHOT_LABEL_NAMES
-            self.storage.put(join_path(self.path, name), names)
-        self._drop_orphaned_images(now)
-        self.storage.put(join_path(self.path, SUMMARY), summary.to_json().encode())
-        with suppress(StorageError):  # housekeeping, and a right that not every job has
-            self.storage.abort_uploads(self.path)
-        self.storage.put(join_path(self.path, SUCCESS), b"")
 
 
 def _announced(summary: Summary) -> Summary:
