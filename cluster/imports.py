@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-import ray
-from ray.job_config import JobConfig
+from cluster.ray_internals import worker_folders
 
 
 class ShadowedError(Exception):
@@ -24,25 +23,20 @@ class ShadowedError(Exception):
         self.hint = hint
 
 
-def job_config(packages: Iterable[str]) -> JobConfig:
-    """Return the option of ray.init() with which workers search none of the driver's folders.
+def missing(packages: Iterable[str]) -> list[str]:
+    """Return the folders of these packages that workers would not find by themselves, such as that of a checkout.
 
-    A folder of these packages that workers would not find by themselves, as that of a checkout, comes first there.
-    That of installed ones does not: it would hide PYTHONPATH and the standard library.
+    The folder of installed packages is not among them: first on sys.path, it would hide PYTHONPATH and the standard
+    library.
     """
-    found_alone = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *site.getsitepackages()]
-    own = {_folder(name) for name in packages if _found(name, found_alone) != _folder(name)}
-    config = JobConfig(_py_driver_sys_path=sorted(own))
-    # Ray 2.60 asks this only to decide whether it adds the driver's folders.
-    config._runtime_env_has_working_dir = lambda: True
-    return config
+    searched = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *site.getsitepackages()]
+    return sorted({_folder(name) for name in packages if _found(name, searched) != _folder(name)})
 
 
 def check_running(packages: Iterable[str]) -> None:
     """Raise ShadowedError when this process called ray.init() in a folder that has other packages of these names."""
-    added = list(ray._private.worker.global_worker.core_worker.get_job_config().py_driver_sys_path)
     for name in packages:
-        found = _found(name, added[::-1])  # each was put in front of the one before
+        found = _found(name, worker_folders())
         if found not in (None, _folder(name)):
             raise ShadowedError(
                 f"Ray's workers would import `{name}` from {found}, the folder of ray.init()",

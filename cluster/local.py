@@ -15,8 +15,9 @@ from typing import Any
 import ray
 
 from cluster.claims import Claim, claims
-from cluster.imports import check_running, job_config
+from cluster.imports import check_running, missing
 from cluster.nodes import Node, alive
+from cluster.ray_internals import job_config, silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 _KNOCK = 20.0  # seconds
@@ -53,7 +54,7 @@ def session(packages: Sequence[str]) -> Iterator[Session]:
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["job_config"] = job_config(packages)
+    options["job_config"] = job_config(missing(packages))
     if not address:
         # Two CPUs at least: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
@@ -64,8 +65,7 @@ def session(packages: Sequence[str]) -> Iterator[Session]:
 
         def nodes() -> list[Node]:
             starting.result()
-            # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
-            ray._private.worker._worker_logs_enabled = False
+            silence_worker_logs()  # the run says in one line what it does about a process that died
             return alive()
 
         try:
