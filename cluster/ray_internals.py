@@ -17,9 +17,9 @@ def silence_worker_logs() -> None:
 
 
 def job_config(folders: Iterable[str]) -> JobConfig:
-    """Return the option of ray.init() with which workers have these folders first on sys.path, and none of the driver's.
+    """Return the option of ray.init() with which workers have only these folders before their own sys.path.
 
-    Without it, Ray puts the driver's current folder and the folder of its script first.
+    Without it, the driver's current folder and the folder of its script come first there.
     """
     config = JobConfig(_py_driver_sys_path=list(folders))
     config._runtime_env_has_working_dir = lambda: True  # asked only to decide whether to add the driver's folders
