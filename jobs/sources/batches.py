@@ -66,7 +66,7 @@ def _null_invalid(array: pa.Array) -> tuple[pa.Array, list[int]]:
     """Replace invalid values by nulls; also return their rows. Arrow does not check UTF-8 when it reads."""
     if _is_valid(array):
         return array, []
-    plain = array.cast(schema.plain_type(array.type))  # one invalid entry of a dictionary is many rows
+    plain = array.cast(schema.plain_type(array.type))  # many rows can share one dictionary entry
     indexes = [row if _is_valid(plain.take(pa.array([row]))) else None for row in range(len(plain))]
     return plain.take(pa.array(indexes, pa.int64())), [row for row, index in enumerate(indexes) if index is None]
 

@@ -71,12 +71,13 @@ def read(storage: Storage, layout: Layout, unit: ReadUnit) -> Iterator[pa.Table]
     row_filter = RowFilter(layout, unit, groups[0].first if groups else total)
     damage = None
     for group in groups:
-        at, left = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
-        selected = layout.selection.mask(
-            unit.shard.name, at, group.count, None
-        )  # used if the columns of `where` are damaged
+        at, unfinished = group.first, outside(np.arange(group.first, group.stop), unit.done).any()
+        # Without the columns of `where`: used if they are damaged.
+        selected = layout.selection.mask(unit.shard.name, at, group.count, None)
         try:
-            selected = _selected_mask(storage, footer, layout, unit, group) if left else np.zeros(group.count, bool)
+            selected = (
+                _selected_mask(storage, footer, layout, unit, group) if unfinished else np.zeros(group.count, bool)
+            )
             if not selected.any():
                 yield row_filter.apply(at, selected)
                 continue

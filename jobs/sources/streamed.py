@@ -27,7 +27,7 @@ _SHARD = re.compile(r".*-(\d+)-of-(\d+)")
 
 
 def discover(config: SourceConfig) -> Source:
-    """List the shards and choose the layout. Raises SourceError if it cannot be opened or lacks a column."""
+    """List the shards and choose the layout. Raises SourceError if the data set cannot be opened or lacks a column."""
     assert config.dataset is not None
     if config.format not in ("auto", "dataset"):
         raise SourceError(f"source.format is {config.format}, but source.dataset is set", "set source.format: auto")

@@ -29,7 +29,7 @@ PEEK = 64  # samples read to find the json fields and their types
 _JSON_KINDS = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
 )  # fmt: skip
-_WHERE = "where"  # key of the values for `where` in a row; separate, since a json field may be named like a column
+_WHERE = "where"  # key in a row for the values of `where`, whose fields may be named like the row's columns
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -170,9 +170,7 @@ def _text(sample: Sample, record: dict[str, Any], layout: Layout) -> str | None:
 def _convert(record: dict[str, Any], column: pa.Field) -> Any:
     value = record.get(column.name)
     try:
-        if _is_text(column.type) and not isinstance(
-            value, str | None
-        ):  # if the first samples had null, the type is text
+        if _is_text(column.type) and not isinstance(value, str | None):  # a field that was null in the first samples
             value = json.dumps(value, ensure_ascii=False)
         if pa.types.is_integer(column.type) and isinstance(value, float) and not value.is_integer():
             raise pa.ArrowInvalid(f"{value} is not a whole number")  # pyarrow would truncate it

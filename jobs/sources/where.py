@@ -73,9 +73,8 @@ def parse(text: str) -> Condition:
     """Parse a condition. Raises ConfigError with the position of the mistake."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-        if (
-            sum(isinstance(node, ast.Compare) for node in ast.walk(tree)) > _MAX_COMPARISONS
-        ):  # deep recursion crashes Arrow
+        # Deep recursion crashes Arrow.
+        if sum(isinstance(node, ast.Compare) for node in ast.walk(tree)) > _MAX_COMPARISONS:
             raise ConfigError(f"source.where: more than {_MAX_COMPARISONS:,} comparisons", "use column in (...)")
         parser = _Parser(text.strip())
         condition = _expression(parser.convert(tree))
