@@ -78,7 +78,7 @@ def read_one(path: Any, done: tuple[Range, ...] = (), **keys: Any) -> Raw:
 
 
 def refusal(path: Any, **keys: Any) -> str:
-    """What the user is told, where a source must be refused."""
+    """The message and hint of the error for a source that must be refused."""
     try:
         listed(path, **keys)
     except SourceError as exc:

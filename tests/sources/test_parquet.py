@@ -135,7 +135,7 @@ def test_a_later_shards_narrower_numbers_become_the_first_ones_type(tmp_path: Pa
     ],
 )
 def test_a_later_shard_of_other_types_is_named(tmp_path: Path, later: dict[str, Any], said: str) -> None:
-    """Half a corpus would become rejects of shards that are whole."""
+    """Half a corpus of intact shards would become rejects."""
     first = {"jpg": [b"a"], "width": [1], "text": ["a"]}
     write_parquet(tmp_path / "0.parquet", first)
     write_parquet(tmp_path / "1.parquet", first | later)
@@ -187,7 +187,7 @@ def test_a_corrupt_row_group_that_is_read_again_gives_only_missing_rejects(tmp_p
 
 
 def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: Path) -> None:
-    """One changed byte of a page header, and Arrow takes the group for empty: the run can never be complete."""
+    """With one flipped byte in a page header, Arrow reads an empty group, and no run could complete the shard."""
     path = thirty(tmp_path / "0.parquet", "none")
     overwrite(path, "id", 1, lambda _: b"\x02")  # the page's type
     raw = read_one(path)
@@ -197,7 +197,7 @@ def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: P
 
 @pytest.mark.parametrize("rows", [0, 5, 20, -10])
 def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, rows: int) -> None:
-    """One changed byte hides rows, or promises billions that each would become a reject."""
+    """One flipped byte hides rows, or claims billions that would each become a reject."""
     path = thirty(tmp_path / "0.parquet")
     promise = bytearray(path.read_bytes())
     (at,) = [match.start() for match in re.finditer(b"\x16\x14\x26", promise)][1:2]  # the second group's rows
@@ -211,7 +211,7 @@ def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, row
 def test_a_row_group_of_more_rows_than_the_footer_says_never_gives_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrow counts the values it finds: one row too many takes the number of the next group's first."""
+    """Arrow counts the values that it finds: an extra row would get the number of the next group's first row."""
     path = thirty(tmp_path / "0.parquet")
     monkeypatch.setattr(
         pq.ParquetFile,
@@ -235,7 +235,7 @@ def test_rows_that_are_done_are_left_out_and_the_others_keep_their_number(
 
 
 def test_blocks_have_a_bounded_number_of_rows_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group can be 1 GB; a worker's share of memory is not."""
+    """A row group can be 1 GB, more than a worker's share of memory."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [os.urandom(1000) for _ in range(500)]})
     assert max(table.num_rows for table in read_one(path).tables) == BLOCK_ROWS
     monkeypatch.setattr(parquet, "BLOCK_BYTES", 20_000)

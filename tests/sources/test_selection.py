@@ -1,4 +1,4 @@
-"""Choosing rows: what `where`, `sample` and `limit` take is right, everything else is accounted for and not read."""
+"""`where`, `sample` and `limit` select the right rows; all others are accounted for and not read."""
 
 import pickle
 from pathlib import Path
@@ -41,7 +41,7 @@ def numbers(table: pa.Table, text: str) -> list[int]:
 
 
 def accounted(tables: list[pa.Table]) -> Coverage:
-    """What the sink would write into a footer for these raw rows."""
+    """The coverage that the writer would put into a footer for these raw rows."""
     table = pa.concat_tables(tables)
     total = Coverage()
     for row in table.to_pylist():
@@ -141,7 +141,7 @@ def units(source: Source, done: tuple[Range, ...], split: bool) -> list[ReadUnit
 def test_what_is_taken_does_not_depend_on_row_groups_and_their_statistics(
     tmp_path: Path, where: str, group: int
 ) -> None:
-    """Statistics do not know NaN, which so is null."""
+    """Statistics ignore NaN, which counts as null."""
     values = [2.0, 3.0, float("nan"), 5.0, 5.0, float("nan"), None, 0.5]
     write_parquet(tmp_path / "0.parquet", {"w": values, "image": [b"x"] * 8}, group=group)
     known = [None if w is None or w != w else w for w in values]
@@ -154,7 +154,7 @@ def test_what_is_taken_does_not_depend_on_row_groups_and_their_statistics(
 
 @pytest.mark.parametrize("where", ["id > 163208757263.5", "id > 0.5 and id != 163208757263", "id in (163208757264,)"])
 def test_statistics_that_do_not_fit_a_condition_rule_nothing_out(tmp_path: Path, where: str) -> None:
-    """A float and COYO's ids: every shard was taken for damaged, and so for empty."""
+    """Comparing COYO's ids with a float made every shard look damaged, and so empty."""
     write_parquet(tmp_path / "0.parquet", {"id": [163208757263, 163208757264], "image": [b"x"] * 2})
     raw = read_one(tmp_path, where=where)
     assert (raw.numbers, raw.damage) == ([1], "")

@@ -112,7 +112,7 @@ def test_a_named_image_that_is_gone_is_a_reject(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["{}/secret.png", "http://127.0.0.1:9/x", "/", "", "no://x", "{}/d/../secret.png"])
 def test_a_row_cannot_name_a_file_or_a_host_outside_its_data_set(tmp_path: Path, place: str) -> None:
-    """It is a stranger's input, read on a machine that may reach what he cannot."""
+    """The path is untrusted input, on a machine that can reach what its author cannot."""
     (tmp_path / "secret.png").write_bytes(png(1))
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": None, "path": place.format(tmp_path)}], kind)
@@ -150,7 +150,7 @@ def test_a_source_is_a_path_or_a_data_set() -> None:
 
 
 def test_a_data_set_that_was_cut_into_other_pieces_since_is_refused(tmp_path: Path) -> None:
-    """All shards had other names then, so every row was computed again and stood there twice."""
+    """With new shard names, every row was computed again and was in the output twice."""
     for number in range(2):
         made().to_parquet(tmp_path / "d" / "data" / f"train-{number:05}.parquet")
     writer(tmp_path / "out").write(batch(good("train-00000-of-00001", 0)), "p.parquet")

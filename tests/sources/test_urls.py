@@ -94,7 +94,7 @@ def test_every_row_is_bytes_or_a_reject_with_its_reason(shards: Path) -> None:
 
 
 def test_tables_hold_the_same_rows_each_time_and_a_slow_answer_holds_up_only_its_own(shards: Path) -> None:
-    """A block that kills its decoder is found again by what it holds."""
+    """A block that crashes its decoder is recognised by its content."""
     raw = tables(shards)
     held = [tuple(table.column("row").to_pylist()) for table in raw.tables if table.num_rows > 1]
     assert set(held) == {tuple(range(a, min(a + BLOCK_ROWS, ROWS))) for a in range(0, ROWS, BLOCK_ROWS)}
