@@ -1,4 +1,4 @@
-"""What a run says: lines for people as ever, or events that a machine can read, every line of them."""
+"""The log of a run: readable lines, or JSON events on every line."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def events(err: str) -> list[dict[str, Any]]:
-    """Every line, which must be one."""
+    """Parse every line; each must be an event."""
     return [json.loads(line) for line in err.splitlines()]
 
 
@@ -54,7 +54,7 @@ def test_machines_get_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_whatever_else_is_on_stderr_is_an_event_too(capfd: pytest.CaptureFixture[str]) -> None:
-    """A warning of a library, a progress bar, a line of a log that is followed: a parser dies of the first of them."""
+    """A library's warning or a progress bar would break a parser at the first line."""
     theirs, before = '{"event": "plan", "message": "of the run that is followed"}', sys.stderr
     with to_stderr("json"):
         logging.getLogger("botocore").warning("of a %s", "library")

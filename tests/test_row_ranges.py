@@ -1,4 +1,4 @@
-"""Ranges of rows add up to what was read, in any order and any cut."""
+"""Row ranges add up to the rows that were read, in any order and however they are split."""
 
 import itertools
 import random
@@ -57,7 +57,7 @@ def test_outside_is_the_complement_of_the_ranges(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_objects_in_any_order_and_overlap_cover_a_shard(seed: int) -> None:
-    """A task that Ray repeats, or a run that was cut, leaves objects that overlap."""
+    """A task that Ray repeats, or an interrupted run, leaves overlapping objects."""
     r = random.Random(seed)
     total = r.randrange(1, 60)
     starts = [0, *sorted(r.sample(range(total), r.randrange(total))), total]

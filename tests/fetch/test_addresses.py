@@ -1,4 +1,4 @@
-"""Untrusted urls reach nothing but the public web, however the address is written and whoever looks it up."""
+"""Untrusted urls reach only the public web, however the address is written or resolved."""
 
 import socket
 import time
@@ -39,7 +39,7 @@ def test_a_public_address_is_not(address: str) -> None:
 
 @pytest.mark.parametrize("text", ["localhost", "0x7f.1", "2130706433", "127.1", "fe80::1%lo", "", "8.8.8.8 "])
 def test_what_is_not_written_as_an_address_is_refused(text: str) -> None:
-    """A socket would look it up, after the check."""
+    """A socket would resolve it after the check."""
     assert AddressPolicy().refusal(text)
 
 
@@ -76,7 +76,7 @@ def test_the_machines_own_name_is_blocked(server: Hostile, networks: tuple[str, 
 def test_a_lookup_that_hangs_is_not_waited_for_and_does_not_delay_the_others(
     server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its thread is lost until it returns; the time of the others begins when there is a thread for them."""
+    """Its thread is occupied until it returns; the timeout of the others starts when they get a thread."""
 
     def some_hang(host: str, port: int, *_: Any, **__: Any) -> Any:
         if host.startswith("hangs"):
@@ -153,7 +153,7 @@ def test_of_several_addresses_the_special_ones_are_left_out(fetcher: MakeFetcher
 def test_no_proxy_of_the_environment_is_used(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would connect where nothing is checked."""
+    """A proxy would connect without the check."""
     with Hostile() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url("").rstrip("/"))

@@ -1,4 +1,4 @@
-"""We say who we are, and do as servers wish."""
+"""Requests identify us, and X-Robots-Tag and Retry-After are obeyed."""
 
 from email.utils import formatdate
 from time import time

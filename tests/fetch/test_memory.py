@@ -1,4 +1,4 @@
-"""Large bodies wait for their memory, and what they wait does not count against their servers."""
+"""Large bodies wait for memory, and their timeout is suspended meanwhile."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from jobs.fetch.memory import MemoryBudget
 
 
 async def read(granted: MemoryBudget, size: int, held: list[int], seconds: float = 0.1) -> int:
-    """As a body does; what all of them held while this one was read."""
+    """Reserve memory like a large body; return the total reserved meanwhile."""
     async with asyncio.timeout(0.4) as deadline, granted.reserve(size, deadline):
         held.append(size)
         most = sum(held)

@@ -1,4 +1,4 @@
-"""Which urls are asked for, and how they are written when they are."""
+"""Which urls are allowed, and the exact form in which they are requested."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from jobs.fetch import urls
     ],
 )
 def test_a_plain_url_is_asked_for_as_it_is_written(url: str) -> None:
-    """A signature in it would break if it were quoted anew."""
+    """Quoting it again would break a signature."""
     assert str(urls.parse(url)) == url
 
 

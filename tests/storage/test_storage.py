@@ -19,7 +19,7 @@ TREE = ["a/0.tar", "a/1.tar", "a/deep/2.tar", "a/notes.txt", "ab/0.tar", "b/0.ta
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder of the test's own, on either kind of storage."""
+    """A new folder, on either kind of storage."""
     return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("bucket"))
 
 
@@ -56,7 +56,7 @@ def test_an_object_that_is_written_in_pieces_is_there_when_it_is_whole(place: st
 
 @pytest.mark.parametrize("size", [5, CHUNK + 1])
 def test_an_object_whose_writer_fails_is_not_there_and_the_one_before_stays(place: str, size: int) -> None:
-    """Half a file under the name of a whole one is what a resumed join would count as done."""
+    """A resumed join would count a half-written file as done."""
 
     def fail(name: str) -> None:
         with Storage().open_for_writing(join_path(place, "deep", name)) as file:
@@ -101,7 +101,7 @@ def test_find_takes_braces_that_name_one_file(tree: str) -> None:
 
 
 def test_an_object_that_braces_name_and_that_is_missing_is_an_error(tree: str) -> None:
-    """A typo in a range would leave out shards without a word."""
+    """A typo in a range would silently leave out shards."""
     with pytest.raises(StorageError, match=r"a/2\.tar: not found, but named by the braces"):
         Storage().find(join_path(tree, "a/{0..2}.tar"))
 
@@ -125,7 +125,7 @@ def test_links_to_folders_are_no_files(tmp_path: Path) -> None:
 
 
 def test_an_object_that_was_replaced_since_it_was_listed_is_not_read(place: str) -> None:
-    """Half of one and half of another is no shard."""
+    """Two versions of a shard must not be mixed."""
     Storage().put(join_path(place, "x"), b"older")
     (entry,) = Storage().find(join_path(place, "x"))
     assert Storage().read_range(entry, 1, 3) == b"ld"
@@ -279,7 +279,7 @@ def test_names_are_relative_to_what_comes_before_a_pattern() -> None:
 
 
 def test_uploads_that_nobody_will_finish_are_ended(bucket: str) -> None:
-    """The parts of a killed writer are seen by nobody, and billed for ever."""
+    """The parts of a killed writer are invisible, but billed until they are aborted."""
     import s3fs
 
     fs, name = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
