@@ -24,7 +24,7 @@ from benchmarks import HOME, checkpoints, corpus
 from benchmarks.throughput import job
 from jobs.config import JobConfig
 from jobs.driver.coordinator import Coordinator
-from jobs.driver.tasks import plan
+from jobs.driver.tasks import plan_tasks
 from jobs.models import Spec
 from jobs.models.annotator import pixels_of
 from jobs.pipeline.decode import Decoder
@@ -63,7 +63,7 @@ class DecodingTaker(Taker):
         from jobs.images.render import render
 
         d = self._decoder
-        return d._painted(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))
+        return d._paint(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def fed(config: JobConfig, specs: tuple[Spec, ...], where: str, cores: int, rows
     """Rows per second once the first are there, and CPU seconds for 1,000."""
     storage = Storage()
     source = discover(storage, config.source)
-    work = plan(storage, source, {}, cores=cores)
+    work = plan_tasks(storage, source, {}, cores=cores)
     silent = Coordinator()
     reader = Reader(storage, source.layout, silent, config.fetch)
     decoder, names = Decoder(config, specs, silent), [spec.canvas.name for spec in specs]

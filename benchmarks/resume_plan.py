@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
-from jobs.driver.tasks import plan
+from jobs.driver.tasks import plan_tasks
 from jobs.output import footer, ledger
 from jobs.output.layout import FOLDERS
 from jobs.row_ranges import Coverage
@@ -86,7 +86,7 @@ def measure(home: Path) -> None:
     found, listing = timed(lambda: discover(storage, config))
     books, footers = timed(lambda: ledger.read(requests, str(home / "out")))
     coverage, merging = timed(lambda: books.coverage)
-    work, planning = timed(lambda: plan(storage, found, coverage, cores=16))
+    work, planning = timed(lambda: plan_tasks(storage, found, coverage, cores=16))
     ours = listing + footers + merging + planning
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     _, bare_listing = timed(lambda: fsspec.filesystem("file").find(str(home / "in"), detail=True))

@@ -17,7 +17,7 @@ from jobs.commands import submit as submission
 from jobs.commands.status import status
 from jobs.commands.submit import SubmitOptions, submit
 from jobs.config import JobConfig
-from jobs.driver.progress import before, publish
+from jobs.driver.progress import publish, waiting_progress
 from jobs.driver.tasks import Partition
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
@@ -115,7 +115,9 @@ def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
     tree["output"]["path"] = "s3://elsewhere/out"
     config, head = JobConfig.of(tree), Given()
     id = submit(config, Partition(), head, SHARED)
-    publish(Storage(config.storage), config.output.path, "", replace(before("first", "", 0.0), state="stopped"))
+    publish(
+        Storage(config.storage), config.output.path, "", replace(waiting_progress("first", "", 0.0), state="stopped")
+    )
     now = time.time()
     for state, began, healthy in [("RUNNING", now + 1, True), ("RUNNING", now - 1, False), ("FAILED", now + 1, False)]:
         head.found[id] = Submission(id, state, "", "", head.jobs[0][2], began, None, None)
