@@ -1,10 +1,10 @@
-# On a fresh machine run make demo or make test. Both first install everything into .venv.
+# On a fresh machine run make demo, make test or make docs. Each first installs everything into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint types quick clean
+.PHONY: demo test bench lint types quick docs picture clean
 
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
@@ -17,6 +17,14 @@ bench: $(READY)
 
 quick: $(READY)
 	$(BIN)/pytest -m "not slow" -x
+
+# A site of static files in site/; the reference in it is made from the code.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "open site/index.html"
+
+picture: $(READY)
+	$(BIN)/python -m docs.generate.picture
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,4 +45,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ import ray
 
 from cluster.claims import Claim, claims
 from cluster.nodes import Node, alive
+from cluster.ray_internals import silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 _CONNECT_SECONDS = 20.0
@@ -64,8 +65,7 @@ def session() -> Iterator[Session]:
 
         def nodes() -> list[Node]:
             starting.result()
-            # Ray prints twenty lines on stdout for each process that dies; the run logs one.
-            ray._private.worker._worker_logs_enabled = False
+            silence_worker_logs()  # the run logs a process that died in one line
             return alive()
 
         try:

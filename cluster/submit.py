@@ -12,18 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from cluster.answers import HeadError, HeadUnreachable, no_job_server, translate_errors
+from cluster.ray_internals import JobClient, use_token
 from cluster.runtime_env import STOP_SECONDS, Environment
 
 STOPPED_EXIT_CODE = 130  # as after Ctrl-C
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # in the order of Ray's own commands
-_CONNECT, _ANSWER = 10.0, 60.0  # timeouts in seconds
+_STOP_GRACE = 60.0  # seconds
 _POLL_SECONDS, _AWAY_SECONDS = 2.0, 300.0  # between polls; how long the head may be unreachable
 _FIRST_NOTE, _NOTE_EVERY = 10.0, 30.0  # seconds, about a submission that is pending
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # submission id: used in urls and file names
@@ -133,10 +132,12 @@ class Head:
             return now
         with translate_errors(self.address):
             self.client.stop_job(id)
-        deadline = time.monotonic() + STOP_SECONDS + _ANSWER
+        deadline = time.monotonic() + STOP_SECONDS + _STOP_GRACE
         while not (now := self.get(id)).finished:
             if time.monotonic() > deadline:
-                raise HeadError(f"{id}: still {now.state} {STOP_SECONDS + _ANSWER:.0f} s after it was asked to stop")
+                raise HeadError(
+                    f"{id}: still {now.state} {STOP_SECONDS + _STOP_GRACE:.0f} s after it was asked to stop"
+                )
             time.sleep(0.5)
         return now
 
@@ -157,13 +158,6 @@ class Head:
                 skip = max(0, skip - len(text))
 
 
-class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's client with timeouts: without them it waits forever for a host that drops packets."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, **{"timeout": (_CONNECT, _ANSWER), **options})
-
-
 def connect(address: str | None = None, verify: str = "true") -> Head:
     """Connect to the head at http(s)://HOST:PORT, or at the address in RAY_API_SERVER_ADDRESS or RAY_ADDRESS.
 
@@ -176,14 +170,14 @@ def connect(address: str | None = None, verify: str = "true") -> Head:
     if not given:
         raise HeadError("no cluster address is given", "pass --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):  # a given token must be used
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        use_token()
     shown, trust = _without_password(given), {"true": True, "false": False}.get(verify.lower(), verify)
     with translate_errors(shown), _overriding_address(given):
         try:
-            client = _Client(given, headers=_headers(), verify=trust)
+            client = JobClient(given, headers=_headers(), verify=trust)
         except (TypeError, ValueError) as exc:  # not an address, or not an answer of Ray
             raise no_job_server(shown) from exc
-    theirs = client._server_ray_version
+    theirs = client.server_version
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise HeadError(
             f"{shown} runs Ray {theirs}, and this package needs Ray {ray.__version__}",
