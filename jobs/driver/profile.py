@@ -67,7 +67,7 @@ def _advice(stages: dict[str, Any], resources: Resources) -> str:
         why = "; most of that time is reading, so check the storage first" if reading else ""
         return f"{rates}: add {more} CPU cores per GPU{why}"
     if annotate["busy"] < _ENOUGH:
-        return f"{rates}, but the GPUs were busy only {annotate['busy']:.0%} of the time: the run was short"
+        return f"{rates}, but the GPUs were busy only {annotate['busy']:.0%} of the time: start-up dominates short runs"
     return f"{rates}: the GPUs are the bottleneck, {annotate['busy']:.0%} busy"
 
 

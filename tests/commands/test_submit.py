@@ -40,7 +40,7 @@ class Given(Head):
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
         self.jobs.append((command, environment, metadata, id))
 
-    def look(self, id: str) -> Submission:
+    def get(self, id: str) -> Submission:
         return self.found[id]
 
 
@@ -129,7 +129,7 @@ def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     """It is there before the job's own recipe is, and stays."""
     storage, output = Storage(), config.output.path
     submit(config, Partition(), Given(), SHARED)
-    with pytest.raises(OutputError, match="no progress there"):
+    with pytest.raises(OutputError, match="no progress found"):
         status(output, as_json=False)
     assert not storage.exists(f"{output}/{JOB}")
     identity.claim_output(
@@ -152,7 +152,7 @@ def test_values_go_into_the_environment_and_nowhere_else(
     assert {"aws-value", "session-value", "mine-value"} <= set(environment.variables.values())
     said = capfd.readouterr().err
     assert "forwards  AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, WANDB_KEY\n" in said
-    assert "note      these credentials end some day" in said
+    assert "note      these credentials expire" in said
     recipe = Storage().read(metadata["recipe"]).decode()
     assert "-value" not in "".join([command, repr(environment), str(metadata), recipe, said])
 
@@ -175,11 +175,11 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
 @pytest.mark.parametrize(
     ("changes", "how", "error", "told"),
     [
-        ({}, SubmitOptions(), ConfigError, "a local path, and a cluster has more than one machine"),
+        ({}, SubmitOptions(), ConfigError, "a local path, but a cluster has more than one machine"),
         ({"source": {"path": "s3://bucket/in"}}, SubmitOptions(), ConfigError, "/My out!: a local path"),
-        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: not letters and digits"),
+        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: must be"),
         ({}, SubmitOptions(id="a" * 201, shared_paths=True), ConfigError, "at most 200"),
-        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set here"),
+        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set"),
         (
             {},
             SubmitOptions(env=["KEY=secret"], shared_paths=True),

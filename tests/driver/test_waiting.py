@@ -74,7 +74,7 @@ def test_a_run_waits_for_what_others_have_taken(asked: list[Any]) -> None:
     got, told = settled(Growing(gpu(2), cpu(), claims=theirs), gpus=2)
     assert got.actors == 2
     assert [why.rpartition(": ")[2] for why in told] == ["a, b", "b"]
-    assert all(why.startswith("this run takes 2 GPUs, and the cluster has too little beside") for why in told)
+    assert all(why.startswith("this run needs 2 GPUs, and other runs leave too few") for why in told)
     assert [len([each for each in bundles if "GPU" in each]) for bundles in asked] == [4, 3, 0]
 
 
