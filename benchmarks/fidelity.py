@@ -1,8 +1,8 @@
-"""How far the fast canvases are from the exact ones in what the models say.
+"""The effect of fast instead of exact canvases on the results of the models.
 
     python -m benchmarks.fidelity [--photos DIR] [--images 64] [--weights DIR]      # DIR holds vit/ and align/
 
-Without weights the embedded checkpoints are used, without photos pictures with COYO's mix of sizes.
+Without --weights it uses the demo's checkpoints, without --photos drawn images with COYO's sizes.
 """
 
 import argparse

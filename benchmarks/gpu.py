@@ -1,13 +1,12 @@
-"""What only a GPU can show, from a plain checkout: how fast the models are, how near the actor comes, and what halves.
+"""Speed of the models and of the actor on a GPU, precision against float32, and behaviour when memory runs out.
 
     python -m benchmarks.gpu [--size full] [--batch 128 256] [--images 4096]
-    python -m benchmarks.gpu --device cpu --size small --batch 8 --images 64       # the script itself, anywhere
+    python -m benchmarks.gpu --device cpu --size small --batch 8 --images 64       # tries the script without a GPU
 
-Needs no Ray and no model hub. Prints one table: images per second of each model's forward pass on tensors that are
-already on the device (eager, in the parts that are found fastest, compiled), of the actor with one thread and with two
-fed from the host's memory, the numbers' distance
-from float32, and whether a batch that does not fit is halved. The whole job, where Ray is installed, is measured by
-benchmarks.throughput.
+Needs neither Ray nor a model hub. Prints images per second of the forward passes on tensors that are already on the
+device (eager, in the fastest micro-batches, compiled) and of the actor fed from host memory with one and two threads;
+the distance of the results from float32; and whether a batch that does not fit is halved. benchmarks.throughput
+measures the whole job.
 """
 
 import argparse
@@ -58,18 +57,18 @@ def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> N
     ways["measured"] = replace(ways["eager"], measured=True)
     if not args.no_compile:
         ways["compiled"] = replace(ways["eager"], compiled=True)
-    for way, how in ways.items():
-        annotator = Annotator(specs, how)
+    for way, options in ways.items():
+        annotator = Annotator(specs, options)
         calls = resident(annotator, specs, table, args.device)
-        for _ in range(16 if how.measured else 0):  # until the fastest parts are known
+        for _ in range(16 if options.measured else 0):  # until the fastest micro-batches are known
             in_turn([*calls.values()])
         if way == "eager":
             rates |= {f"{kind}, resident": rate(call, turns, batch, args.device) for kind, call in calls.items()}
         rates[f"both, resident, {way}"] = rate(partial(in_turn, [*calls.values()]), turns, batch, args.device)
         for threads in (1, 2):
             rates[f"actor, {way}, threads {threads}"] = fed(annotator, table, turns, threads, args.device)
-        if how.measured:
-            print(f"batch {batch:4d}  images at once: {annotator.micro_batch_sizes}")
+        if options.measured:
+            print(f"batch {batch:4d}  micro-batches: {annotator.micro_batch_sizes}")
         del annotator, calls
     best = max(value for name, value in rates.items() if name.startswith("both"))
     for name, value in rates.items():
@@ -80,7 +79,7 @@ def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> N
 def resident(
     annotator: Annotator, specs: tuple[Spec, ...], table: pa.Table, device: str
 ) -> dict[str, Callable[[], Any]]:
-    """A call of each model alone, on pixels that are on the device already."""
+    """Return a call of each model, on pixels that are already on the device."""
     texts = table.column(schema.TEXT).to_pylist()
     return {
         spec.kind: partial(model.forward, pixels_of(table, spec.canvas.name).to(device), model.prepare(texts))
@@ -105,7 +104,7 @@ def rate(call: Callable[[], Any], turns: int, batch: int, device: str) -> float:
 
 
 def fed(annotator: Annotator, table: pa.Table, turns: int, threads: int, device: str) -> float:
-    """From Arrow tables in the host's memory to Arrow tables with results, as the actor is called by Ray Data."""
+    """Return images/s from Arrow tables in host memory to Arrow tables with results, as Ray Data calls the actor."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(annotator, [table] * threads))
         synchronise(device)
@@ -130,7 +129,7 @@ def fidelity(specs: tuple[Spec, ...], device: str) -> None:
 
 
 def cosine(a: list[float], b: list[float]) -> float:
-    """They are stored in float16: of length one up to its rounding."""
+    """Return the cosine; stored vectors have length one only up to float16's rounding."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
@@ -144,20 +143,20 @@ _COMPARED = [schema.LABELS, schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING]
 
 
 def memory(specs: tuple[Spec, ...]) -> None:
-    """With all but 6 GB of the GPU taken, a batch of 2,048 must come out whole, in parts."""
+    """Run a batch of 2,048 with 6 GB of free GPU memory: it must complete, in micro-batches."""
     annotator = Annotator(specs, ExecutionOptions("cuda", batch=2048))
     free, _ = torch.cuda.mem_get_info()
     taken = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(max(0, (free >> 30) - 6))]
     done = annotator(block(specs, 2048))
     rejects = done.num_rows - done.column(schema.REASON).null_count
     labeller, embedder = (cast(Any, model) for model in annotator._models)
-    most = f"{labeller._classify._most} (vit), {embedder._images._most} (align)"
-    print(f"out of memory: {done.num_rows} of 2048 rows, {rejects} rejects; at most at once: {most}")
+    limits = f"{labeller._classify._most} (vit), {embedder._images._most} (align)"
+    print(f"out of memory: {done.num_rows} of 2048 rows, {rejects} rejects; micro-batch limits: {limits}")
     del taken
 
 
 def block(specs: tuple[Spec, ...], rows: int) -> pa.Table:
-    """Decoded rows: noise, which no decoder's speed can hide behind, and texts of COYO's lengths."""
+    """Return decoded rows: noise, and texts of COYO's lengths."""
     table = pa.Table.from_pylist(
         [
             {schema.SHARD: "a", schema.ROW: i, schema.KEY: i, schema.END: False, schema.TEXT: text}

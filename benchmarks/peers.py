@@ -1,4 +1,4 @@
-"""The same shards and checkpoints through what a user would otherwise write, and through this job; whole commands.
+"""The same shards and checkpoints through scripts that a user might write, and through this job; whole commands.
 
     python -m benchmarks.peers [--rows 2000] [--rounds 1] [--home DIR] [--size small]
 
@@ -6,7 +6,7 @@
 - ray-data: read_parquet, map_batches with the models' processors on CPU, an actor with both models, write_parquet,
   in the style of Ray's own image-embedding example.
 
-Both write Parquet with labels and embeddings; neither has rejects, a ledger, or a way to go on.
+Both write Parquet with labels and embeddings. Neither handles rejects or can resume.
 """
 
 import argparse
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def commands(home: Path, rows: int, per_shard: int, size: str) -> Iterator[tuple[str, float]]:
-    """Runs each, and says how many seconds it took."""
+    """Run each command and yield its name and seconds."""
     source, weights = home / f"corpus-{rows}x{per_shard}", checkpoints.write(home / size, size)
     corpus.write(source, rows, per_shard)
     recipe = home / f"peers-{time.time_ns()}.yaml"
     recipe.write_text(job(source, recipe.with_suffix(""), weights).to_yaml())
     same = ["--home", str(home), "--rows", str(rows), "--per-shard", str(per_shard), "--size", size]
-    them = {name: ["benchmarks.peers", "--only", name, *same] for name in PEERS}
-    for name, command in (them | {"coyo-jobs": ["jobs", "run", str(recipe)]}).items():
+    peers = {name: ["benchmarks.peers", "--only", name, *same] for name in PEERS}
+    for name, command in (peers | {"coyo-jobs": ["jobs", "run", str(recipe)]}).items():
         since = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

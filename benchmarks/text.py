@@ -1,8 +1,8 @@
-"""Text tower: distinct texts in groups of about one length, over padding every text to 64 tokens.
+"""Text tower: distinct texts in groups of similar length, relative to padding every text to 64 tokens.
 
     python -m benchmarks.text [--texts 1024] [--batch 32 128 1024] [--size full] [--rounds 3]
 
-Texts have COYO's lengths and its share of repeats; the towers are BERT's in the size asked for, with random weights.
+Texts have COYO's lengths and share of repeats. The tower is a BERT of the given size with random weights.
 """
 
 import argparse
