@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from typing import Any
 import ray
 
 from cluster.claims import Claim, claims
+from cluster.imports import check_running, missing
 from cluster.nodes import Node, alive
-from cluster.ray_internals import silence_worker_logs
+from cluster.ray_internals import job_config, silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 _CONNECT_SECONDS = 20.0
@@ -35,15 +36,17 @@ class Session:
 
 
 @contextmanager
-def session() -> Iterator[Session]:
+def session(packages: Sequence[str]) -> Iterator[Session]:
     """Start Ray in the background, or connect to RAY_ADDRESS if it is set, as in a submitted job. Stop it at the end.
 
-    Raises ConnectionError if RAY_ADDRESS does not answer.
+    Workers import `packages` from the folders where this process has them. Raises ConnectionError if RAY_ADDRESS does
+    not answer, and ShadowedError if the workers of a Ray that already runs would import other packages.
     """
     for name in _NOISY:  # failures are raised, and reported once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
+        check_running(packages)
         yield Session(False, alive, claims)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
@@ -55,6 +58,7 @@ def session() -> Iterator[Session]:
     # OpenMP threads must not spin while they wait: on few cores they would slow the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["job_config"] = job_config(missing(packages))
     if not address:
         # At least two CPUs: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}

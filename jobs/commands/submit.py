@@ -1,7 +1,7 @@
 """Submit runs to a Ray cluster: check the job here, write its recipe below the output, submit, and follow the run.
 
-The submitted command is `python -m jobs run URI`, where URI is the recipe that was written. Submitting the same recipe
-again continues the job, like running the same command again.
+The submitted command is `python -P -m coyo_jobs run URI`, where URI is the recipe that was written. Submitting the same
+recipe again continues the job, like running the same command again.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 from cluster.answers import HeadError
 from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
 from cluster.submit import ID, Head, Submission, connect
-from jobs import __version__
+from jobs import PACKAGES, __version__
 from jobs.commands.status import status as status_of_output
 from jobs.config import JobConfig, StorageConfig
 from jobs.driver.progress import format_duration
@@ -36,7 +36,7 @@ from jobs.storage.paths import is_local, join_path
 
 VERSION_KEY = "coyo_jobs"  # metadata key that marks submissions of this package
 _STORAGE_KEYS = ("endpoint_url", "region")  # stored as metadata: `status` may run without the recipe
-_CODE = ("jobs", "cluster")
+_CODE = (*PACKAGES, "coyo_jobs.py")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -77,7 +77,7 @@ def submit(config: JobConfig, part: Partition, head: Head, options: SubmitOption
     uri = join_path(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
     say("recipe", uri)
-    words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
+    words = ["python", "-P", "-m", "coyo_jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
     words += ["--log", options.log] if options.log != "text" else []
     about = {VERSION_KEY: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
     about |= {name: value for name in _STORAGE_KEYS if (value := getattr(config.storage, name))}
