@@ -79,10 +79,10 @@ def align_processor() -> transformers.EfficientNetImageProcessorPil:
 def specs(weights: Path | None, dtype: str = "float32") -> tuple[Spec, Spec]:
     """Describe `vit` and `align` below a folder, or the demo's checkpoints."""
     names = {kind: str(weights / kind) if weights else "demo" for kind in ("vit", "align")}
-    found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
+    pinned = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
     return (
-        vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
-        dual.describe(AlignConfig(weights=names["align"]), *found["align"], dtype),
+        vit.describe(VitConfig(weights=names["vit"]), *pinned["vit"]),
+        dual.describe(AlignConfig(weights=names["align"]), *pinned["align"], dtype),
     )
 
 

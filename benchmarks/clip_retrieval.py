@@ -1,4 +1,4 @@
-"""The same tars and the same CLIP model through `clip-retrieval inference` and through this job; whole commands.
+"""Compare the whole commands `clip-retrieval inference` and `coyo-jobs run` on the same tars and CLIP model.
 
     python -m benchmarks.clip_retrieval --other VENV/bin/python [--rows 1000] [--rounds 3] [--home DIR]
 
@@ -135,13 +135,13 @@ def lowest_cosine(out: Path, rows: int) -> float:
     table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
     keys = pq.read_table(next((out / "theirs/metadata").glob("*.parquet"))).column("image_path").to_pylist()
     order = np.argsort([int(key) for key in keys])  # two processes wrote them in turns
-    found = []
+    cosines = []
     for column, name in (("image_embedding", "img_emb"), ("text_embedding", "text_emb")):
         mine: Any = np.stack(table.column(column).to_pylist()).astype(np.float32)
         other = np.load(next((out / "theirs" / name).glob("*.npy"))).astype(np.float32)[order]
         assert mine.shape == other.shape == (rows, mine.shape[1])
-        found.append(float((mine * other).sum(1).min()))
-    return min(found)
+        cosines.append(float((mine * other).sum(1).min()))
+    return min(cosines)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,14 @@ def main() -> None:
         for turn in range(args.rounds):
             baseline = seconds([sys.executable, "-c", _BASELINE])
             print(f"Ray and checkpoints only {baseline:5.1f} s", end="")
-            for name, found in ratios.items():
+            for name, values in ratios.items():
                 (home / "job.yaml").write_text(job(home / "in", home / f"{name}{turn}", None).to_yaml())
                 ours = seconds([sys.executable, "-m", "jobs", "run", str(home / "job.yaml")], str(home / f"home{turn}"))
-                found.append(ours / baseline)
+                values.append(ours / baseline)
                 print(f", the command {name} {ours:5.1f} s", end="", flush=True)
             print()
-    for name, found in ratios.items():
-        print(f"{name}: {statistics.median(found):.2f} times")
+    for name, values in ratios.items():
+        print(f"{name}: {statistics.median(values):.2f} times")
 
 
 def seconds(command: list[str], home: str = "") -> float:

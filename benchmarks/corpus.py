@@ -53,8 +53,8 @@ def picture(seed: int) -> bytes:
 
 def pictures(count: int, photos: Path | None = None) -> list[bytes]:
     """Return the first `count` JPEG files below a folder, or that many drawn images."""
-    found = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))[:count]] if photos else []
-    return found or [picture(i) for i in range(count)]
+    images = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))[:count]] if photos else []
+    return images or [picture(i) for i in range(count)]
 
 
 def text(r: random.Random) -> str:

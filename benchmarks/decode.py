@@ -37,9 +37,9 @@ def main() -> None:
     print(f"{len(images)} JPEG, {np.mean([len(data) for data in images]) / 1000:.0f} kB each on average\n")
     rates = measured(images, args.rounds)
     print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
-    for name, found in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(found, rates[REFERENCE], strict=True)]
-        print(f"{name:26s} {statistics.median(found):9.1f}  {statistics.median(ratios):20.2f}")
+    for name, values in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(values, rates[REFERENCE], strict=True)]
+        print(f"{name:26s} {statistics.median(values):9.1f}  {statistics.median(ratios):20.2f}")
     fidelity(images)
 
 

@@ -50,20 +50,22 @@ def main() -> None:
     with serving() as port:
         for hosts in args.hosts or (1, args.rows):
             urls = [f"http://{_address(i % hosts)}:{port}/{i}.jpg" for i in range(args.rows)]
-            found: dict[str, list[float]] = {}
+            rates_by_tool: dict[str, list[float]] = {}
             for _ in range(args.rounds):
                 if not missing:
-                    found.setdefault("img2dataset", []).append(theirs(args.other, urls, args.processes, args.requests))
-                found.setdefault("coyo-jobs", []).append(ours(urls, args.processes, args.requests))
-            _show(found, f"{args.rows:,} urls on {hosts:,} hosts, {args.processes} x {args.requests} requests")
+                    rates_by_tool.setdefault("img2dataset", []).append(
+                        theirs(args.other, urls, args.processes, args.requests)
+                    )
+                rates_by_tool.setdefault("coyo-jobs", []).append(ours(urls, args.processes, args.requests))
+            _show(rates_by_tool, f"{args.rows:,} urls on {hosts:,} hosts, {args.processes} x {args.requests} requests")
 
 
-def _show(found: dict[str, list[float]], title: str) -> None:
+def _show(rates_by_tool: dict[str, list[float]], title: str) -> None:
     print(f"{title}, {os.cpu_count()} cores")
-    for name, rates in found.items():
+    for name, rates in rates_by_tool.items():
         print(f"  {name:12s} {statistics.median(rates):8.0f} rows/s   {[round(rate) for rate in rates]}")
-    if "img2dataset" in found:
-        ratios = [a / b for a, b in zip(found["coyo-jobs"], found["img2dataset"], strict=True)]
+    if "img2dataset" in rates_by_tool:
+        ratios = [a / b for a, b in zip(rates_by_tool["coyo-jobs"], rates_by_tool["img2dataset"], strict=True)]
         print(f"  ratio        {statistics.median(ratios):8.2f}          {[round(ratio, 2) for ratio in ratios]}")
 
 

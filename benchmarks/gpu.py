@@ -118,10 +118,10 @@ def fidelity(specs: tuple[Spec, ...], device: str) -> None:
     table = block(specs, 32)
     precisions = ("auto", "bfloat16", "float16") if device == "cuda" else ("auto", "bfloat16")
     exact, *others = (annotated(specs, device, precision, table) for precision in ("float32", *precisions))
-    for precision, found in zip(precisions, others, strict=True):
-        kept = np.mean([a[0] == b[0] for a, b in zip(exact[schema.LABELS], found[schema.LABELS], strict=True)])
+    for precision, results in zip(precisions, others, strict=True):
+        kept = np.mean([a[0] == b[0] for a, b in zip(exact[schema.LABELS], results[schema.LABELS], strict=True)])
         far = {
-            name: 1 - min(cosine(a, b) for a, b in zip(exact[name], found[name], strict=True))
+            name: 1 - min(cosine(a, b) for a, b in zip(exact[name], results[name], strict=True))
             for name in (schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING)
         }
         worst = ", ".join(f"{name} {value:.1e}" for name, value in far.items())

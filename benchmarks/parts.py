@@ -34,9 +34,9 @@ def main() -> None:
     for spec in specs:
         rates: dict[int, list[float]] = {size: [] for size in _SIZES}
         for _ in range(args.rounds):
-            for size, found in rates.items():
-                found.append(rate(calls[size][spec.kind]))
-        medians = ", ".join(f"{statistics.median(found):.1f} in micro-batches of {n}" for n, found in rates.items())
+            for size, values in rates.items():
+                values.append(rate(calls[size][spec.kind]))
+        medians = ", ".join(f"{statistics.median(values):.1f} in micro-batches of {n}" for n, values in rates.items())
         print(f"{spec.kind}: {medians}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The same shards and checkpoints through scripts that a user might write, and through this job; whole commands.
+"""Compare whole commands: scripts that a user might write, and this job, on the same shards and checkpoints.
 
     python -m benchmarks.peers [--rows 2000] [--rounds 1] [--home DIR] [--size small]
 
@@ -40,14 +40,14 @@ def main() -> None:
     if args.only:
         PEERS[args.only](source, args.home / f"out-{args.only}-{os.getpid()}", weights)
         return
-    found: dict[str, list[float]] = {}
+    times_by_command: dict[str, list[float]] = {}
     for _ in range(args.rounds):
         for name, seconds in commands(args.home, args.rows, args.per_shard, args.size):
-            found.setdefault(name, []).append(seconds)
+            times_by_command.setdefault(name, []).append(seconds)
             print(f"{name:10s} {seconds:7.1f} s", flush=True)
     print(f"{args.rows:,} rows, {os.cpu_count()} cores, {args.size} models; whole commands")
-    for name, times in found.items():
-        ratios = [theirs / ours for theirs, ours in zip(times, found["coyo-jobs"], strict=True)]
+    for name, times in times_by_command.items():
+        ratios = [theirs / ours for theirs, ours in zip(times, times_by_command["coyo-jobs"], strict=True)]
         rate = args.rows / statistics.median(times)
         print(f"{name:10s} {rate:7.1f} rows/s   coyo-jobs is {statistics.median(ratios):.2f} times as fast")
 

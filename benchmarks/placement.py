@@ -1,4 +1,4 @@
-"""Where to decode: in CPU tasks, with uint8 canvases in the object store, or in threads of the actor, from bytes.
+"""Compare decoding in CPU tasks, with uint8 canvases in the object store, and in threads of the actor.
 
     python -m benchmarks.placement [--rows 2000] [--rounds 3] [--home DIR]
 
@@ -80,12 +80,12 @@ def main() -> None:
     ray.init("local", num_cpus=cores + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    found: dict[str, list[tuple[float, float]]] = {"in tasks": [], "in the actor": []}
+    rates: dict[str, list[tuple[float, float]]] = {"in tasks": [], "in the actor": []}
     for _ in range(args.rounds):
-        for where, results in found.items():
+        for where, results in rates.items():
             results.append(fed(config, specs, where, cores, args.rows))
             print(f"{where:13s} {results[-1][0]:7.1f} rows/s  {results[-1][1]:6.2f} CPU s per 1,000 rows", flush=True)
-    ratio = statistics.median(a[0] / b[0] for a, b in zip(*found.values(), strict=True))
+    ratio = statistics.median(a[0] / b[0] for a, b in zip(*rates.values(), strict=True))
     print(f"rows/s in tasks over in the actor: {ratio:.2f}")
 
 

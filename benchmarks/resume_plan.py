@@ -82,10 +82,10 @@ def make_objects(folder: Path, shards: int, count: int) -> None:
 def measure(home: Path) -> None:
     storage, counting = Storage(), CountingStorage()
     config = SourceConfig(path=str(home / "in"))
-    found, listing = timed(lambda: discover(storage, config))
+    source, listing = timed(lambda: discover(storage, config))
     committed, footers = timed(lambda: ledger.read(counting, str(home / "out")))
     coverage, merging = timed(lambda: committed.coverage)
-    work, planning = timed(lambda: plan_tasks(storage, found, coverage, cores=16))
+    work, planning = timed(lambda: plan_tasks(storage, source, coverage, cores=16))
     ours = listing + footers + merging + planning
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     _, bare_listing = timed(lambda: fsspec.filesystem("file").find(str(home / "in"), detail=True))

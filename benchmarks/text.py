@@ -43,17 +43,17 @@ def main() -> None:
         took = time.perf_counter() - since
         for batch in args.batch:
             since = time.perf_counter()
-            found = grouped(model, texts, batch)
+            embedded = grouped(model, texts, batch)
             ratios[batch].append(took / (time.perf_counter() - since))
-            assert float((expected * found).sum(1).min()) > 0.99999
-    for batch, found_ratios in ratios.items():
-        print(f"batches of {batch:5d}: {statistics.median(found_ratios):.2f} times as fast as padding to 64")
+            assert float((expected * embedded).sum(1).min()) > 0.99999
+    for batch, ratios_of_batch in ratios.items():
+        print(f"batches of {batch:5d}: {statistics.median(ratios_of_batch):.2f} times as fast as padding to 64")
 
 
 @torch.inference_mode()
 def padded(model: Any, texts: list[str]) -> torch.Tensor:
-    found: torch.Tensor = model._of_sentences(texts)
-    return found
+    embedded: torch.Tensor = model._of_sentences(texts)
+    return embedded
 
 
 @torch.inference_mode()

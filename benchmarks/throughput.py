@@ -38,15 +38,15 @@ def main() -> None:
     config = job(source, args.home / "out", weights)
     cores = os.cpu_count() or 1
     print(f"{args.rows:,} rows, {cores} cores, {args.size} models")
-    found: list[dict[str, float]] = []
+    measurements: list[dict[str, float]] = []
     for turn in range(args.rounds):
         rates = {"bare loop": bare(config, args.rows, cores)}
         out = args.home / f"out-{os.getpid()}-{turn}"
         rates |= ours(source, out, weights, args.set)
-        found.append(rates)
+        measurements.append(rates)
         print(json.dumps({name: round(rate, 1) for name, rate in rates.items()}), flush=True)
     for name in ("steady", "command"):
-        ratio = statistics.median(rates[name] / rates["bare loop"] for rates in found)
+        ratio = statistics.median(rates[name] / rates["bare loop"] for rates in measurements)
         print(f"{name:8s} {ratio:5.2f} of the bare loop")
 
 

@@ -41,7 +41,7 @@ class Claim:
         return json.dumps(asdict(self))
 
 
-def claims() -> list[Claim]:
+def list_claims() -> list[Claim]:
     """Return the claims of other drivers, earliest first."""
     actors = list_named_actors(all_namespaces=True)
     found = [Claim(**json.loads(actor["name"])) for actor in actors if actor["namespace"] == NAMESPACE]

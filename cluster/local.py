@@ -14,9 +14,9 @@ from typing import Any
 
 import ray
 
-from cluster.claims import Claim, claims
-from cluster.imports import check_running, missing
-from cluster.nodes import Node, alive
+from cluster.claims import Claim, list_claims
+from cluster.imports import check_running, missing_folders
+from cluster.nodes import Node, alive_nodes
 from cluster.ray_internals import job_config, silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
@@ -47,7 +47,7 @@ def session(packages: Sequence[str]) -> Iterator[Session]:
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
         check_running(packages)
-        yield Session(False, alive, claims)
+        yield Session(False, alive_nodes, list_claims)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
         raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
@@ -58,7 +58,7 @@ def session(packages: Sequence[str]) -> Iterator[Session]:
     # OpenMP threads must not spin while they wait: on few cores they would slow the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["job_config"] = job_config(missing(packages))
+    options["job_config"] = job_config(missing_folders(packages))
     if not address:
         # At least two CPUs: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
@@ -70,10 +70,10 @@ def session(packages: Sequence[str]) -> Iterator[Session]:
         def nodes() -> list[Node]:
             starting.result()
             silence_worker_logs()  # the run logs a process that died in one line
-            return alive()
+            return alive_nodes()
 
         try:
-            yield Session(not address, nodes, claims if address else list)
+            yield Session(not address, nodes, list_claims if address else list)
         finally:
             wait([starting])
             ray.shutdown()

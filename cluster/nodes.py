@@ -33,7 +33,7 @@ def _matches(wanted: str, value: str | None) -> bool:
     return (value in {name.strip() for name in allowed}) != wanted.startswith("!")
 
 
-def alive() -> list[Node]:
+def alive_nodes() -> list[Node]:
     """Return the nodes that are alive now."""
     return [
         Node(

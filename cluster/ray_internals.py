@@ -1,4 +1,4 @@
-"""Every private name of Ray that this package uses, in one place. A new version of Ray may rename any of them."""
+"""All private names of Ray that this package uses. A new version of Ray may rename any of them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,19 +17,19 @@ def silence_worker_logs() -> None:
 
 
 def job_config(folders: Iterable[str]) -> JobConfig:
-    """Return the option of ray.init() with which workers have only these folders before their own sys.path.
+    """Return a `job_config` for ray.init() that puts only these folders before a worker's own sys.path.
 
-    Without it, the driver's current folder and the folder of its script come first there.
+    By default Ray puts the driver's current folder and the folder of its script there.
     """
     config = JobConfig(_py_driver_sys_path=list(folders))
-    config._runtime_env_has_working_dir = lambda: True  # asked only to decide whether to add the driver's folders
+    config._runtime_env_has_working_dir = lambda: True  # Ray only uses it to decide whether to add the driver's folders
     return config
 
 
 def worker_folders() -> list[str]:
-    """Return the folders that ray.init(), in this process, has put first on the sys.path of workers, in their order."""
+    """Return the folders that ray.init() of this process has put before the sys.path of workers, in order."""
     added = ray._private.worker.global_worker.core_worker.get_job_config().py_driver_sys_path
-    return list(added)[::-1]  # each was put in front of the one before
+    return list(added)[::-1]  # Ray inserts each in front of the previous one
 
 
 def use_token() -> None:
@@ -47,5 +47,5 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]  # Ray is not typed
 
     @property
     def server_version(self) -> str:
-        """The head's version of Ray."""
+        """The version of Ray on the head."""
         return str(self._server_ray_version)

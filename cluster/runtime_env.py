@@ -40,7 +40,7 @@ class Environment:
         return {**tree, "working_dir": str(self.code)} if self.code else tree
 
 
-def set_here(names: Iterable[str]) -> dict[str, str]:
+def read_environ(names: Iterable[str]) -> dict[str, str]:
     """Return the variables of these names that are set in this process, with their values."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

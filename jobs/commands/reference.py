@@ -40,16 +40,16 @@ def compare(storage: Storage, config: JobConfig, committed: Ledger, count: int) 
     texts, images = read_rows(storage, discover(storage, config.source), addresses, config.fetch)
     problems = [f"{address}: no longer in the source" for address in addresses if address not in images]
     present = [(row, address) for row, address in zip(rows, addresses, strict=True) if address in images]
-    found = [row for row, _ in present]
+    stored = [row for row, _ in present]
     try:
         decoded = [decode(images[address], config.decode).image for _, address in present]
     except Reject as exc:
         return len(rows), [f"an image of the sample no longer decodes: {exc.message}; was a shard replaced?"]
     if config.models.vit:
-        problems += _check_labels(found, decoded, config.models.vit, storage)
+        problems += _check_labels(stored, decoded, config.models.vit, storage)
     if config.models.align:
         pairs = [(image, texts[address]) for image, (_, address) in zip(decoded, present, strict=True)]
-        problems += _check_embeddings(found, pairs, config.models.align, storage)
+        problems += _check_embeddings(stored, pairs, config.models.align, storage)
     return len(rows), problems
 
 

@@ -34,9 +34,8 @@ def status(output: str, *, as_json: bool, storage: Storage | None = None, since:
         lines.append(f"  {part.run} on {part.host}  {part}")
         lines += [f"    rejected {count:>9,}  {reason}" for reason, count in part.reasons.items()]
         if part.state in _ACTIVE and not _alive(part):
-            lines.append(
-                f"    no sign of life for {format_duration(time.time() - part.updated)}: run the same command to go on"
-            )
+            silent = format_duration(time.time() - part.updated)
+            lines.append(f"    no sign of life for {silent}: run the same command to continue")
     return "\n".join(lines), healthy
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.answers import HeadError
-from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
+from cluster.runtime_env import CREDENTIALS, Environment, pack, read_environ
 from cluster.submit import ID, Head, Submission, connect
 from jobs import PACKAGES, __version__
 from jobs.commands.status import status as status_of_output
@@ -213,9 +213,9 @@ def _forwarded_variables(config: JobConfig, options: SubmitOptions) -> dict[str,
         if not _VARIABLE.fullmatch(name):
             name = name.partition("=")[0]  # never log the value
             raise ConfigError(f"--env {name}: not the name of a variable", "export it, and pass only its name")
-    if missing := [name for name in options.env if name not in set_here(options.env)]:
+    if missing := [name for name in options.env if name not in read_environ(options.env)]:
         raise ConfigError(f"--env {missing[0]}: not set", f"export {missing[0]}=..., or omit it")
-    variables = set_here([*(CREDENTIALS if options.credentials else ()), *options.env])
+    variables = read_environ([*(CREDENTIALS if options.credentials else ()), *options.env])
     if variables:
         say("forwards", ", ".join(variables))
     if "AWS_SESSION_TOKEN" in variables:

@@ -23,7 +23,7 @@ _CACHE_SECONDS = 1.0  # of an answer about stopping
 
 
 class Instruction(StrEnum):
-    """What a decode task does with its block."""
+    """The coordinator's answer to a decode task about its block."""
 
     DECODE = "decode"
     ISOLATE = "isolate"  # decode each image in a subprocess: an earlier attempt at a block of this shard never finished
@@ -172,7 +172,7 @@ def _with_most_rejects(shards: dict[str, dict[str, int]]) -> dict[str, dict[str,
 
 
 class StopSignal:
-    """Whether the run is stopping. Caches the answer for a second: all stages of a cluster ask one coordinator."""
+    """Tells whether the run is stopping. Caches the answer for a second: all stages ask one coordinator."""
 
     def __init__(self, coordinator: CoordinatorHandle) -> None:
         self._coordinator, self._stopping, self._asked_at = coordinator, False, -math.inf

@@ -24,7 +24,7 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Resources:
-    """What the stages of a run use.
+    """The resources of a run.
 
     `actors` is the size of the actor pool. With `first` the pool starts with `first` actors and grows to `actors`. An
     actor runs `calls` of its models at once, each on `threads` CPU threads, and prepares one more.
@@ -145,7 +145,7 @@ def check_claims(resources: Resources, compute: ComputeConfig, nodes: Sequence[N
     needs = f"{gpus:g} GPUs" if gpus else f"{cpus:g} CPUs"
     raise InsufficientResources(
         f"this run needs {needs}, and other runs leave too few: {runs}",
-        "set compute.gpus to a number in each recipe, to share the GPUs; on CPU runs take turns",
+        "set compute.gpus to a number in each recipe, to share the GPUs; on CPU, runs take turns",
         _bundles(compute, int(gpus + taken)),
     )
 
