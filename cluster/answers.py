@@ -29,14 +29,11 @@ def translate_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (AuthenticationError, aiohttp.WSServerHandshakeError) as exc:
-        if isinstance(exc, aiohttp.WSServerHandshakeError) and exc.status not in (
-            401,
-            403,
-        ):  # a proxy whose head is gone
-            raise no_job_server(address) from exc
+        if isinstance(exc, aiohttp.WSServerHandshakeError) and exc.status not in (401, 403):
+            raise no_job_server(address) from exc  # a proxy whose head is gone
         raise HeadError(
             f"{address} refuses access: {str(exc).splitlines()[0]}",
-            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; there, ray get-auth-token prints it",
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; ray get-auth-token on the head prints it",
         ) from exc
     except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError, KeyError, RpcError) as exc:
         tls = [error for error in (exc, exc.__context__) if isinstance(error, requests.exceptions.SSLError)]

@@ -149,7 +149,7 @@ class Scripted:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(submit, "_SOON", 0.0)
+    monkeypatch.setattr(submit, "_FIRST_NOTE", 0.0)
 
 
 def test_a_log_that_breaks_off_goes_on_where_it_was(quickly: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,4 +126,4 @@ def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp
     said = ended(head.start(*submit, of="0.0.9"), 1)
     assert "error: submitted by coyo-jobs 0.0.9; this is " in said
     assert "\none FAILED with code 1 after 0:" in said
-    assert "error: --id one: the cluster has one of that name" in head.says(*submit, code=2)
+    assert "error: --id one: the cluster has a submission with this id" in head.says(*submit, code=2)
