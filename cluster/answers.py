@@ -33,7 +33,7 @@ def translate_errors(address: str) -> Iterator[None]:
             raise no_job_server(address) from exc  # a proxy whose head is gone
         raise HeadError(
             f"{address} refuses access: {str(exc).splitlines()[0]}",
-            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token; ray get-auth-token on the head prints it",
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token (ray get-auth-token on the head)",
         ) from exc
     except (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError, KeyError, RpcError) as exc:
         tls = [error for error in (exc, exc.__context__) if isinstance(error, requests.exceptions.SSLError)]
