@@ -1,4 +1,4 @@
-"""The product's actor, eager, beside the same work with nothing awaited, and beside a prototype that awaits nothing."""
+"""The actor, the same model calls without any synchronisation, and a prototype of an actor without synchronisation."""
 
 import queue
 import threading
@@ -72,8 +72,8 @@ def _waits(call: Callable[[], Any]) -> int:
 
 
 class Ahead:
-    """One copy into kept pinned memory, texts in one call, the lock held while a batch is issued and not while it runs,
-    results behind an event."""
+    """A prototype: one copy into reused pinned memory, one call for all texts, a lock only while a batch is issued, and
+    results awaited through an event."""
 
     def __init__(self, bench: Bench, annotator: Annotator) -> None:
         self._bench, self._issuing = bench, threading.Lock()
@@ -113,7 +113,7 @@ class Ahead:
             self._slots.put(slot)
 
     def _chosen(self, texts: list[str]) -> torch.Tensor:
-        """Each row's text among those encoded; -1 where there is none."""
+        """Return the index of each row's text among the encoded ones, or -1 for a row without text."""
         place = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text and text.strip()))}
         chosen = torch.tensor([place.get(text, -1) for text in texts])
         return (chosen.pin_memory() if self._bench.cuda else chosen).to(self._bench.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""`compute.compile: true`: what each tower's first call costs, what it wins, and what the actor then gives."""
+"""`compute.compile: true`: the cost of each tower's first call, its speed, and the speed of the actor."""
 
 import time
 from typing import Any

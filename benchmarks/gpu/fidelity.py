@@ -1,4 +1,4 @@
-"""Each precision on pictures, beside float32 without TF32: the demo's checkpoints, which are trained, and full ones."""
+"""Each precision relative to float32 without TF32, with the demo's trained checkpoints and with full-size ones."""
 
 from pathlib import Path
 from typing import Any
@@ -67,5 +67,5 @@ def _told(exact: dict[str, list[Any]], found: dict[str, list[Any]]) -> str:
 
 
 def _cosine(a: list[float], b: list[float]) -> float:
-    """They are stored in float16: of length one up to its rounding."""
+    """Return the cosine; stored vectors have length one only up to float16's rounding."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -1,4 +1,4 @@
-"""What torch keeps after many batches, and what happens to one that does not fit."""
+"""Memory that torch keeps after many batches, and the result of a batch that does not fit."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from benchmarks.gpu.bench import Bench
 from jobs import schema
 
 _LARGE = 1024  # rows
-_SHORT = 5  # GiB beside the models: enough for the pixels, not for the batch
+_SHORT = 5  # GiB free beside the models: enough for the pixels, too little for the batch
 
 
 def memory_grows(bench: Bench) -> None:

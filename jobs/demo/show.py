@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jobs.commands.report import contact_sheet, sample
+from jobs.commands.report import sample, write_contact_sheet
 from jobs.demo import corpus
 from jobs.demo.score import score
 from jobs.errors import ConfigError
@@ -41,7 +41,7 @@ def show(folder: str, shards: int, count: int) -> None:
         f"labels right {right.label_accuracy:.1%}   text finds its image {right.text_to_image:.1%}, "
         f"image finds its text {right.image_to_text:.1%} (a guess: {right.chance:.2%})"
     )
-    sheet = contact_sheet(out, str(home / "contact_sheet.png"), 24)
+    sheet = write_contact_sheet(out, str(home / "contact_sheet.png"), 24)
     print(f"look at   {sheet}")
     print(
         f"try next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar"

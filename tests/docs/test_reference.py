@@ -43,7 +43,7 @@ def test_every_command_and_flag_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     text = page("commands")
-    for code in (cli.DONE, cli.FAILED, cli.WRONG, cli.DAMAGED, cli.INTERRUPTED):
+    for code in (cli.DONE, cli.FAILED, cli.USAGE_ERROR, cli.DAMAGED, cli.INTERRUPTED):
         assert f"| {code} |" in text
 
 

@@ -41,7 +41,7 @@ def refusal(form: str, output: object, to: object, rows_per_file: int = 15) -> s
 
 
 def test_the_command_offers_the_forms_that_there_are() -> None:
-    assert tuple(FORMS) == cli.FORMS
+    assert tuple(FORMS) == cli.EXPORT_FORMATS
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import FAILED, WRONG, main
+from jobs.cli import FAILED, USAGE_ERROR, main
 from jobs.errors import JobError, OutputError, SourceError
 from jobs.exports.join import Joined, join
 from jobs.log import to_stderr
@@ -257,7 +257,7 @@ def test_nothing_to_join_by_names_source_keep(tmp_path: Path) -> None:
 
 def test_wrong_columns_are_told_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, given = write_output(tmp_path / "out"), metadata(tmp_path / "coyo", [1, 2], 2)
-    assert main(["join", output, given, str(tmp_path / "to"), "--columns", "labels,label"]) == WRONG
+    assert main(["join", output, given, str(tmp_path / "to"), "--columns", "labels,label"]) == USAGE_ERROR
     assert "hint: the results: labels, label_probs, image_embedding" in capsys.readouterr().err
     pq.write_table(pa.table({"id": [1], "labels": [1]}), tmp_path / "coyo" / "z.parquet")
     assert main(["join", output, given, str(tmp_path / "to")]) == FAILED
