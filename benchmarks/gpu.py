@@ -26,7 +26,7 @@ import torch
 from benchmarks import HOME, checkpoints, corpus
 from jobs import schema
 from jobs.models import Spec
-from jobs.models.annotator import Annotator, ExecutionOptions, pixels_of
+from jobs.models.annotator import Annotator, ExecutionOptions, canvas_tensor
 
 RAW = schema.raw(pa.int64(), [])
 
@@ -54,21 +54,21 @@ def forwards(specs: tuple[Spec, ...], args: argparse.Namespace, batch: int) -> N
     table = block(specs, batch)
     turns = max(2, args.images // batch)
     rates: dict[str, float] = {}
-    ways = {"eager": ExecutionOptions(args.device, calls=1, threads=torch.get_num_threads(), batch=batch)}
-    ways["measured"] = replace(ways["eager"], measured=True)
+    ways = {"eager": ExecutionOptions(args.device, calls=1, threads=torch.get_num_threads(), batch_size=batch)}
+    ways["measured"] = replace(ways["eager"], tune_batch_size=True)
     if not args.no_compile:
-        ways["compiled"] = replace(ways["eager"], compiled=True)
+        ways["compiled"] = replace(ways["eager"], compile=True)
     for way, how in ways.items():
         annotator = Annotator(specs, how)
         calls = resident(annotator, specs, table, args.device)
-        for _ in range(16 if how.measured else 0):  # until the fastest parts are known
+        for _ in range(16 if how.tune_batch_size else 0):  # until the fastest parts are known
             in_turn([*calls.values()])
         if way == "eager":
             rates |= {f"{kind}, resident": rate(call, turns, batch, args.device) for kind, call in calls.items()}
         rates[f"both, resident, {way}"] = rate(partial(in_turn, [*calls.values()]), turns, batch, args.device)
         for threads in (1, 2):
             rates[f"actor, {way}, threads {threads}"] = fed(annotator, table, turns, threads, args.device)
-        if how.measured:
+        if how.tune_batch_size:
             print(f"batch {batch:4d}  images at once: {annotator.micro_batch_sizes}")
         del annotator, calls
     best = max(value for name, value in rates.items() if name.startswith("both"))
@@ -83,7 +83,7 @@ def resident(
     """A call of each model alone, on pixels that are on the device already."""
     texts = table.column(schema.TEXT).to_pylist()
     return {
-        spec.kind: partial(model.forward, pixels_of(table, spec.canvas.name).to(device), model.prepare(texts))
+        spec.kind: partial(model.forward, canvas_tensor(table, spec.canvas.name).to(device), model.prepare(texts))
         for spec, model in zip(specs, annotator._models, strict=True)
     }
 
@@ -145,7 +145,7 @@ _COMPARED = [schema.LABELS, schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING]
 
 def memory(specs: tuple[Spec, ...]) -> None:
     """With all but 6 GB of the GPU taken, a batch of 2,048 must come out whole, in parts."""
-    annotator = Annotator(specs, ExecutionOptions("cuda", batch=2048))
+    annotator = Annotator(specs, ExecutionOptions("cuda", batch_size=2048))
     free, _ = torch.cuda.mem_get_info()
     taken = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(max(0, (free >> 30) - 6))]
     done = annotator(block(specs, 2048))

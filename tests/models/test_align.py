@@ -1,4 +1,4 @@
-"""What is ALIGN's own: its batch norms are folded."""
+"""ALIGN's batch norms are folded into its convolutions."""
 
 import torch
 
@@ -7,8 +7,8 @@ from jobs.models.weights import DEMO_WEIGHTS
 
 
 def test_folding_batch_norms_changes_no_embedding() -> None:
-    plain = loading.model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
-    folded = loading.model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
+    plain = loading.load_model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
+    folded = loading.load_model(loading.transformers().AlignModel, str(DEMO_WEIGHTS / "align"), "demo")
     align.fold_batch_norms(folded.vision_model)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules()) > 10
