@@ -84,20 +84,20 @@ def measure(home: Path) -> None:
     storage, requests = Storage(), Counted()
     config = SourceConfig(path=str(home / "in"))
     found, listing = timed(lambda: discover(storage, config))
-    books, footers = timed(lambda: ledger.read(requests, str(home / "out")))
-    coverage, merging = timed(lambda: books.coverage)
+    committed, footers = timed(lambda: ledger.read(requests, str(home / "out")))
+    coverage, merging = timed(lambda: committed.coverage)
     work, planning = timed(lambda: plan(storage, found, coverage, cores=16))
     ours = listing + footers + merging + planning
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     _, bare_listing = timed(lambda: fsspec.filesystem("file").find(str(home / "in"), detail=True))
     _, bare_footers = timed(lambda: bare(home / "out" / "rows"))
-    print(f"{work.shards - work.shards_done:,} of {work.shards:,} shards left, {len(books.objects):,} objects read")
+    print(f"{work.shards - work.shards_done:,} of {work.shards:,} shards left, {len(committed.objects):,} objects read")
     print(f"list and describe the source   {listing:7.2f} s   bare listing {bare_listing:6.2f} s")
     print(f"read the ledger's footers      {footers:7.2f} s   bare footers {bare_footers:6.2f} s")
     print(f"merge what they say            {merging:7.2f} s")
     print(f"plan the read tasks            {planning:7.2f} s")
     print(f"all                            {ours:7.2f} s   over bare {ours / (bare_listing + bare_footers):.2f}")
-    print(f"ranged reads of footers        {requests.count / max(1, len(books.objects)):7.2f} an object")
+    print(f"ranged reads of footers        {requests.count / max(1, len(committed.objects)):7.2f} an object")
     print(f"peak memory of the process     {memory:7.2f} GB")
 
 

@@ -101,20 +101,22 @@ def forecast(
 
     Raises JobError where a run would.
     """
-    from jobs.models.annotator import Annotator, ExecutionOptions, gpus_here
+    from jobs.models.annotator import Annotator, ExecutionOptions, local_gpu_count
 
     storage = Storage(config.storage)
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
     cores = cpus or os.cpu_count() or 1
-    here = gpus_here()
+    here = local_gpu_count()
     anywhere = config.compute.model_copy(update={"annotate_on": {}, "decode_on": {}})
     resources = decide(anywhere, config.output, [Node("here", max(2, cores), here and (gpus or here))])
     work = plan(storage, source, ledger.read(storage, config.output.path).coverage, cores=cores)
     trial = _tried(storage, source, rows, config.fetch)
     decoded, decode_seconds = _decoded(trial, config, specs)
     measured = config.compute.batch_size == "auto"
-    how = ExecutionOptions(resources.device, config.compute.precision, batch=resources.batch_size, measured=measured)
+    how = ExecutionOptions(
+        resources.device, config.compute.precision, batch_size=resources.batch_size, tune_batch_size=measured
+    )
     done, model_rate = _annotated(Annotator(specs, how), decoded, resources)
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)
     total, about = _rows_left(storage, source, trial, work.bytes_left)

@@ -21,7 +21,7 @@ from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.output import footer, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import REJECTS, SUCCESS
-from jobs.output.ledger import Object
+from jobs.output.ledger import OutputObject
 from jobs.output.summary import Summary
 from jobs.row_ranges import Coverage
 from jobs.storage import Storage
@@ -64,7 +64,7 @@ def forget(storage: Storage, config: JobConfig, reasons: Collection[str], run: s
     return sum(count for obj in touched for reason, count in obj.reasons.items() if reason in reasons)
 
 
-def _rewrite(storage: Storage, obj: Object, reasons: set[str], broken: set[str]) -> None:
+def _rewrite(storage: Storage, obj: OutputObject, reasons: set[str], broken: set[str]) -> None:
     table = pq.read_table(storage.open(obj.entry))
     kept, left = table, dict(obj.shards)
     if obj.folder == REJECTS:

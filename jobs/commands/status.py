@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from jobs.driver.progress import STALE, Progress, clock, read_all
 from jobs.errors import OutputError
-from jobs.output.identity import reach
+from jobs.output.identity import resolve_output
 from jobs.output.layout import SUCCESS
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
@@ -18,7 +18,7 @@ def status(output: str, *, as_json: bool, storage: Storage | None = None, since:
     """What to print, and whether all is well: finished, or running with a recent sign of life. What was last heard of
     before `since`, in seconds since 1970, is no bad sign. Raises OutputError."""
     if storage is None:
-        storage, output = reach(output)
+        storage, output = resolve_output(output)
     parts = read_all(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress there", "has a job been run into it?")

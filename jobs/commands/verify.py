@@ -20,7 +20,7 @@ from jobs.errors import Reason, Stage
 from jobs.output import identity, images, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS
-from jobs.output.ledger import Ledger, Object
+from jobs.output.ledger import Ledger, OutputObject
 from jobs.row_ranges import Coverage, coverage_by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -45,15 +45,15 @@ class Check:
 def verify(output: str, *, deep: bool = False, sample: int = 0) -> list[Check]:
     """Every check, in the order of its cost. Raises OutputError when this is no output at all."""
     storage, config = load_job(output)
-    books = ledger.read(storage, config.output.path)
-    checks = [*_footers(storage, config, books)]
+    committed = ledger.read(storage, config.output.path)
+    checks = [*_footers(storage, config, committed)]
     if deep:
-        checks += _values(storage, books)
+        checks += _values(storage, committed)
     if sample:
         from jobs.commands.reference import compare
 
         checks.append(
-            _check("a sample equals plain transformers code in float32", *compare(storage, config, books, sample))
+            _check("a sample equals plain transformers code in float32", *compare(storage, config, committed, sample))
         )
     return checks
 
@@ -75,44 +75,50 @@ def show(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Check]:
+def _footers(storage: Storage, config: JobConfig, committed: Ledger) -> Iterable[Check]:
     shards = [shard.name for shard in discover(storage, config.source).shards]
-    coverage = books.coverage
+    coverage = committed.coverage
     missing = ledger.missing(coverage, shards)
     yield _check("every row of every shard is committed", len(shards), [f"{n}: {why}" for n, why in missing.items()])
     unknown = sorted(set(coverage) - set(shards))
     yield _check("no rows of shards that are not in the source", len(coverage), unknown)
-    yield _check("every row is in one object only", sum(o.count for o in books.objects), _twice(books))
-    wrong = [o.entry.path for o in books.objects if o.count != sum(part.count for part in o.shards.values())]
-    yield _check("each object holds as many rows as its footer says", len(books.objects), wrong)
+    yield _check("every row is in one object only", sum(o.num_rows for o in committed.objects), _twice(committed))
+    wrong = [o.entry.path for o in committed.objects if o.num_rows != sum(part.count for part in o.shards.values())]
+    yield _check("each object holds as many rows as its footer says", len(committed.objects), wrong)
     damaged = [f"{name}: {part.damage}" for name, part in coverage.items() if part.damage]
     yield _check("no shard is damaged", len(coverage), damaged)
     expected = identity.fingerprint(config)
-    foreign = [o.entry.path for o in books.objects if o.job != expected]
-    yield _check("every object was written by this job", len(books.objects), foreign)
-    folders = [[o for o in books.objects if o.folder == folder] for folder in FOLDERS]
-    yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
+    foreign = [o.entry.path for o in committed.objects if o.job != expected]
+    yield _check("every object was written by this job", len(committed.objects), foreign)
+    folders = [[o for o in committed.objects if o.folder == folder] for folder in FOLDERS]
+    yield _check(
+        "one schema in each folder", len(committed.objects), [p for f in folders for p in _schemas(storage, f)]
+    )
     if config.output.keep_images != "none":
-        yield _check("each object of rows has its images", books.count(ROWS), _without_images(storage, config, books))
+        yield _check(
+            "each object of rows has its images",
+            committed.count_rows(ROWS),
+            _without_images(storage, config, committed),
+        )
     done = storage.exists(join_path(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])
 
 
-def _without_images(storage: Storage, config: JobConfig, books: Ledger) -> list[str]:
+def _without_images(storage: Storage, config: JobConfig, committed: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
     there = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
-    for obj in (obj for obj in books.objects if obj.folder == ROWS and obj.count):
-        name = images.name_of(os.path.basename(obj.entry.path), form)
+    for obj in (obj for obj in committed.objects if obj.folder == ROWS and obj.num_rows):
+        name = images.object_name(os.path.basename(obj.entry.path), form)
         if name not in there:
             problems.append(f"{name} is not there")
-        elif (count := images.count(storage.open(there[name]), form)) != obj.count:
-            problems.append(f"{name} has {count} images for {obj.count} rows")
+        elif (count := images.count_images(storage.open(there[name]), form)) != obj.num_rows:
+            problems.append(f"{name} has {count} images for {obj.num_rows} rows")
     return problems
 
 
-def _twice(books: Ledger) -> list[str]:
+def _twice(committed: Ledger) -> list[str]:
     seen: dict[str, list[tuple[int, int, str]]] = {}
-    for obj in books.objects:
+    for obj in committed.objects:
         for name, part in obj.shards.items():
             seen.setdefault(name, []).extend((start, stop, obj.entry.path) for start, stop in part.ranges)
     problems = []
@@ -124,7 +130,7 @@ def _twice(books: Ledger) -> list[str]:
     return problems
 
 
-def _schemas(storage: Storage, objects: Sequence[Object]) -> list[str]:
+def _schemas(storage: Storage, objects: Sequence[OutputObject]) -> list[str]:
     if not objects:
         return ["a folder without objects"]
     schemas = [pq.read_schema(storage.open(obj.entry)).remove_metadata() for obj in objects]
@@ -132,17 +138,19 @@ def _schemas(storage: Storage, objects: Sequence[Object]) -> list[str]:
     return [f"{obj.entry.path} differs from {objects[0].entry.path}" for obj, s in pairs if s != schemas[0]]
 
 
-def _values(storage: Storage, books: Ledger) -> list[Check]:
+def _values(storage: Storage, committed: Ledger) -> list[Check]:
     """Every value of every object, one object at a time."""
     found: dict[str, list[str]] = {claim: [] for claim in _CLAIMS}
-    for obj in books.objects:
+    for obj in committed.objects:
         table = pq.read_table(storage.open(obj.entry))
         for claim, test in _CLAIMS.items():
             found[claim] += [f"{obj.entry.path}: {problem}" for problem in test(table, obj)]
-    return [_check(claim, sum(obj.count for obj in books.objects), problems) for claim, problems in found.items()]
+    return [
+        _check(claim, sum(obj.num_rows for obj in committed.objects), problems) for claim, problems in found.items()
+    ]
 
 
-def _addresses(table: pa.Table, obj: Object) -> list[str]:
+def _addresses(table: pa.Table, obj: OutputObject) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
     said = {name: part for name, part in obj.shards.items() if part.ranges}
     held = coverage_by_shard(table)
@@ -159,7 +167,7 @@ def _inside(held: Coverage, said: Coverage) -> bool:
     return held.count == said.count and (held | said).ranges == said.ranges
 
 
-def _vectors(table: pa.Table, _: Object) -> list[str]:
+def _vectors(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     for name in {schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING} & set(table.column_names):
         if name == schema.IMAGE_EMBEDDING and table.column(name).null_count:
@@ -172,7 +180,7 @@ def _vectors(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _pooled(table: pa.Table, _: Object) -> list[str]:
+def _pooled(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     pairs = {schema.IMAGE_POOLED: schema.IMAGE_EMBEDDING, schema.TEXT_POOLED: schema.TEXT_EMBEDDING}
     for name, embedding in pairs.items():
@@ -185,7 +193,7 @@ def _pooled(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _labels(table: pa.Table, _: Object) -> list[str]:
+def _labels(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     about = json.loads(table.schema.metadata[schema.MODELS.encode()])
     if schema.LABELS in table.column_names:
@@ -206,7 +214,7 @@ def _descending(table: pa.Table, labels: str, probs: str, classes: int) -> list[
     return problems
 
 
-def _similarities(table: pa.Table, _: Object) -> list[str]:
+def _similarities(table: pa.Table, _: OutputObject) -> list[str]:
     if schema.SIMILARITY not in table.column_names:
         return []
     values = table.column(schema.SIMILARITY).drop_null().to_numpy()
@@ -215,7 +223,7 @@ def _similarities(table: pa.Table, _: Object) -> list[str]:
     return ([f"{bad} outside -1..1"] if bad else []) + (["nulls do not match the text embeddings'"] if unpaired else [])
 
 
-def _reasons(table: pa.Table, obj: Object) -> list[str]:
+def _reasons(table: pa.Table, obj: OutputObject) -> list[str]:
     if obj.folder != REJECTS:
         return []
     known: dict[str, set[str]] = {schema.REJECT_REASON: set(Reason), schema.REJECT_STAGE: set(Stage)}
@@ -223,7 +231,7 @@ def _reasons(table: pa.Table, obj: Object) -> list[str]:
     return [f"{name} {sorted(map(str, odd))} is not known" for name, odd in values.items() if odd]
 
 
-_CLAIMS: dict[str, Callable[[pa.Table, Object], list[str]]] = {
+_CLAIMS: dict[str, Callable[[pa.Table, OutputObject], list[str]]] = {
     "the rows in each object are those in its footer": _addresses,
     "embeddings are finite and of length 1": _vectors,
     "pooled outputs are finite, null only without text": _pooled,
