@@ -26,7 +26,7 @@ from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
 from jobs.storage.paths import absolute, join_path, listed_by
 
-_THREADS = 32  # a footer is one or two small requests
+_THREADS = 32  # a .npy header is one small request, so latency is the limit
 _LOG_INTERVAL = 10.0  # seconds
 _HINT = "name a folder that only this export uses"
 
