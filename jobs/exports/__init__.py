@@ -54,7 +54,7 @@ def export(form: str, output: str, to: str, rows_per_file: int) -> ExportSummary
     """
     finished = FinishedOutput.open(output)
     fmt = FORMATS[form](finished)
-    folder = ExportFolder.create(finished, to, {"form": form, "rows_per_file": rows_per_file})
+    folder = ExportFolder.for_output(finished, to, {"form": form, "rows_per_file": rows_per_file})
     contents = folder.read_contents()
     if contents is not None:
         return _summary(form, to, contents, created=False)

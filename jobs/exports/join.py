@@ -89,7 +89,7 @@ def join(output: str, metadata: str, to: str, columns: Sequence[str] = ()) -> Jo
         _check_columns(file, first, key, results)
     by = key.description
     about = {"form": "join", "by": by, "columns": results, "metadata": _digest(files)}
-    folder = ExportFolder.create(finished, to, about, inputs=[metadata])
+    folder = ExportFolder.for_output(finished, to, about, inputs=[metadata])
     contents = folder.read_contents()
     if contents is not None:
         return JoinSummary(to, by, contents["files"], contents["counts"], created=False)
@@ -166,7 +166,7 @@ def _choose_key(finished: FinishedOutput, columns: pa.Schema, metadata: str) -> 
     names = (finished.config.source.text_column, *schema.TEXT_NAMES)
     texts = _first_pair([(finished.text_column or "", name) for name in names], finished.schema, columns)
     if texts is None:
-        say("join", "one side has no texts: rows are joined by url only (source.keep keeps texts)")
+        say("join", "no text column on both sides: rows are joined by url only (source.keep keeps texts)")
         return JoinKey([urls[0]], [urls[1]], "url")
     return JoinKey([urls[0], texts[0]], [urls[1], texts[1]], "url and text")
 
@@ -178,9 +178,9 @@ def _key_names(source_name: str | None) -> tuple[str, ...]:
     """
     if source_name is None:
         return schema.KEY_NAMES
-    return (
-        (source_name, schema.KEY_NAMES[0]) if source_name == "__key__" else (source_name,)
-    )  # img2dataset writes "key"
+    if source_name == "__key__":
+        return source_name, schema.KEY_NAMES[0]  # img2dataset's metadata calls it "key"
+    return (source_name,)
 
 
 def _first_pair(pairs: Sequence[tuple[str, str]], rows: pa.Schema, columns: pa.Schema) -> tuple[str, str] | None:
@@ -214,7 +214,7 @@ def _write(
             tables = _results(finished, [*key.output_columns, *results], progress)
             index = KeyIndex(Path(temporary), tables, key.output_columns)
         except OSError as exc:
-            hint = "the results need as much disk space as memory; set TMPDIR to a folder with more space"
+            hint = "results take as much disk space as they take memory; set TMPDIR to a folder with more space"
             raise StorageError(f"{temporary}: {exc}", hint) from exc
         for done, (name, file) in enumerate(files.items(), 1):
             counts[name] = _write_file(finished, folder, name, file, key, index)

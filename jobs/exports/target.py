@@ -61,10 +61,13 @@ class ExportFolder:
     about: dict[str, Any]
 
     @classmethod
-    def create(
+    def for_output(
         cls, finished: FinishedOutput, path: str, about: Mapping[str, Any], inputs: Sequence[str] = ()
     ) -> "ExportFolder":
-        """Raise OutputError for a folder inside the output, its source, or one of these further inputs."""
+        """The folder `path` for an export of this output.
+
+        Raises OutputError for a folder inside the output, its source, or one of `inputs`.
+        """
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
             if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _HINT)

@@ -20,9 +20,9 @@ INPUT_NAMES = ("input_ids", "attention_mask")
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """Texts are truncated to `max_length` tokens, and padded to it with `pad_to_max_length`.
+    """Texts are truncated to `max_length` tokens.
 
-    A model needs that padding if its embeddings depend on the padding.
+    With `pad_to_max_length` they are also padded to it: some models (e.g. SigLIP) embed a text differently without.
     """
 
     max_length: int

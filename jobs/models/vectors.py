@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-_MIN_LENGTH = 1e-12  # eps of torch's normalize(), which would return shorter vectors almost as zeros
+_MIN_LENGTH = 1e-12  # eps of torch's normalize(), which would return shorter vectors with a norm below 1
 
 Array = np.ndarray[Any, Any]
 
