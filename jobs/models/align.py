@@ -1,4 +1,4 @@
-"""Optimise ALIGN's image encoder, an EfficientNet, for inference: fold its batch norms, use channels_last."""
+"""Optimise ALIGN's image encoder, an EfficientNet, for inference: fold batch norms, pool by mean, use channels_last."""
 
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ def optimise_for_inference(model: Any) -> None:
     Call this while the weights are float32, before they are cast.
     """
     fold_batch_norms(model.vision_model)
+    pool_by_mean(model.vision_model)
     model.vision_model.to(memory_format=torch.channels_last)
 
 
@@ -27,3 +28,13 @@ def fold_batch_norms(module: torch.nn.Module) -> None:
             if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, torch.nn.Identity())
+
+
+def pool_by_mean(model: Any) -> None:
+    """Replace the last pooling by a mean over the feature map, in place.
+
+    Its window is 2,560 x 2,560 for every map size. Compiled, it visits the whole window, which took three quarters of
+    the image encoder's time on an H200.
+    """
+    if isinstance(model.pooler, torch.nn.AvgPool2d):
+        model.pooler = torch.nn.AdaptiveAvgPool2d(1)

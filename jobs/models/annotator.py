@@ -77,6 +77,8 @@ class Annotator:
                 "the actor has a GPU, but torch cannot use CUDA on its node", "check that torch is a CUDA build"
             )
         torch.set_num_threads(options.threads)
+        if options.precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # on a GPU, convolutions would keep ten bits of each number
         self._specs, self._device = specs, torch.device(options.device)
         self._options = {spec.kind: options.for_model(spec) for spec in specs}
         self._models = [
