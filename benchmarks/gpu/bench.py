@@ -40,10 +40,8 @@ class Bench:
 
     def annotator(self, **how: Any) -> Annotator:
         threads = 2 if self.cuda else 1
-        return Annotator(
-            self.specs,
-            ExecutionOptions(**{"device": self.device.type, "threads": threads, "batch_size": self.batch, **how}),
-        )
+        options = {"device": self.device.type, "threads": threads, "batch_size": self.batch, **how}
+        return Annotator(self.specs, ExecutionOptions(**options))
 
     def models(self, annotator: Annotator) -> tuple[Any, Any]:
         """The labeller and the embedder."""

@@ -75,9 +75,8 @@ def _rejects(rejects: Mapping[str, int]) -> str:
     if not rejects:
         return "## Rejects\n\nEvery input row has a result."
     intro = "Input rows without a result, which this data set does not contain:\n\n"
-    return (
-        "## Rejects\n\n" + intro + _table(("reject reason", "rows"), [(name, f"{n:,}") for name, n in rejects.items()])
-    )
+    rows = [(reason, f"{count:,}") for reason, count in rejects.items()]
+    return "## Rejects\n\n" + intro + _table(("reject reason", "rows"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
