@@ -10,7 +10,7 @@ import transformers
 from benchmarks.corpus import WORDS
 from jobs.config import AlignConfig, VitConfig
 from jobs.models import Spec, dual, vit
-from jobs.models.weights import pin
+from jobs.models.weights import resolve_weights
 from jobs.storage import Storage
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -79,7 +79,7 @@ def align_processor() -> transformers.EfficientNetImageProcessorPil:
 def specs(weights: Path | None, dtype: str = "float32") -> tuple[Spec, Spec]:
     """Describe `vit` and `align` below a folder, or the demo's checkpoints."""
     names = {kind: str(weights / kind) if weights else "demo" for kind in ("vit", "align")}
-    pinned = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
+    pinned = {kind: resolve_weights(kind, name, None, Storage()) for kind, name in names.items()}
     return (
         vit.describe(VitConfig(weights=names["vit"]), *pinned["vit"]),
         dual.describe(AlignConfig(weights=names["align"]), *pinned["align"], dtype),

@@ -22,8 +22,8 @@ import ray
 ray.init("local", include_dashboard=False, log_to_driver=False)
 from jobs.demo import WEIGHTS
 from jobs.models import loading
-loading.model(loading.transformers().AutoModelForImageClassification, str(WEIGHTS / "vit"), "demo")
-loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+loading.load_model(loading.transformers().AutoModelForImageClassification, str(WEIGHTS / "vit"), "demo")
+loading.load_model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
 ray.shutdown()
 """
 

@@ -30,7 +30,9 @@ def main() -> None:
     args = parser.parse_args()
     specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size))
     table = block(specs, _BATCH)
-    annotators = {size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch=size)) for size in _SIZES}
+    annotators = {
+        size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch_size=size)) for size in _SIZES
+    }
     calls = {size: resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
     for spec in specs:
         rates: dict[int, list[float]] = {size: [] for size in _SIZES}

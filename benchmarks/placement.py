@@ -26,7 +26,7 @@ from jobs.config import JobConfig
 from jobs.driver.coordinator import Coordinator
 from jobs.driver.tasks import plan_tasks
 from jobs.models import Spec
-from jobs.models.annotator import pixels_of
+from jobs.models.annotator import canvas_tensor
 from jobs.pipeline.decode import Decoder
 from jobs.pipeline.read import Reader, ShardDatasource
 from jobs.sources.discover import discover
@@ -43,7 +43,7 @@ class Taker:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         for name in self._names:
-            pixels_of(decoded, name).clone()
+            canvas_tensor(decoded, name).clone()
         return decoded.select([name for name in decoded.column_names if name not in self._names])
 
 
@@ -98,7 +98,7 @@ def fed(config: JobConfig, specs: tuple[Spec, ...], where: str, cores: int, rows
     reader = Reader(storage, source.layout, coordinator, config.fetch)
     decoder, names = Decoder(config, specs, coordinator), [spec.canvas.name for spec in specs]
     reading = cores if where == "in tasks" else 1
-    canvases = sum(canvas.bytes for canvas in {spec.canvas for spec in specs})
+    canvases = sum(canvas.nbytes for canvas in {spec.canvas for spec in specs})
     DataContext.get_current().target_max_block_size = _BATCH * (canvases if where == "in tasks" else _ENCODED)
     dataset = ray.data.read_datasource(
         ShardDatasource(work.tasks, reader), override_num_blocks=len(work.tasks), num_cpus=1,

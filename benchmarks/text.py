@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks import HOME, checkpoints, corpus
-from jobs.models.batching import FixedSize, Placement
-from jobs.models.dual import Embedder
+from jobs.models.batching import FixedSize, InferenceOptions
+from jobs.models.dual import DualEncoder
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     _, spec = checkpoints.specs(folder)
     filled = replace(spec, options={**spec.options, "reading": (64, True)})
     model, plain = (
-        Embedder(s, str(folder / "align"), Placement(torch.device("cpu"), torch.float32, FixedSize()))
+        DualEncoder(s, str(folder / "align"), InferenceOptions(torch.device("cpu"), torch.float32, FixedSize()))
         for s in (spec, filled)
     )
     texts = corpus.texts(args.texts)
@@ -52,7 +52,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def padded(model: Any, texts: list[str]) -> torch.Tensor:
-    embedded: torch.Tensor = model._of_sentences(texts)
+    embedded: torch.Tensor = model._embed_texts(texts)
     return embedded
 
 

@@ -109,7 +109,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, ExecutionOptions("cpu", measured=config.compute.batch_size == "auto"))
+    annotator = Annotator(specs, ExecutionOptions("cpu", tune_batch_size=config.compute.batch_size == "auto"))
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
     decode_image = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()

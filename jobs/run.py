@@ -153,7 +153,7 @@ class _Job:
         mine = Ledger(tuple(obj for obj in now.objects if obj.run == run))
         description = describe_run(
             run=run,
-            rows=sum(obj.count for obj in mine.objects),
+            rows=sum(obj.num_rows for obj in mine.objects),
             seconds=time.monotonic() - began,
             driver_seconds=time.process_time() - cpu,
             seen=supervisor.seen,

@@ -16,7 +16,7 @@ from benchmarks.gpu.batches import block, fed, padded
 from benchmarks.gpu.bench import Bench
 from jobs import schema
 from jobs.models.annotator import Annotator, Stopwatch
-from jobs.models.dual import Embedded
+from jobs.models.dual import DualEncoderOutputs
 
 _COLUMNS = (schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING, schema.SIMILARITY)
 _SLOTS = 3
@@ -57,7 +57,7 @@ def bare_call(bench: Bench, annotator: Annotator) -> Callable[[], Any]:
     def call() -> None:
         labeller._classify(vit)
         embedder._images(align)
-        embedder._towers.texts(ids, mask)
+        embedder._towers.encode_texts(ids, mask)
 
     return call
 
@@ -130,7 +130,7 @@ class Ahead:
     ) -> list[torch.Tensor]:
         top = self._labeller._classify(there[0])
         images = self._embedder._images(there[1])[0]
-        encoded = self._embedder._towers.texts(ids, mask)[0]
+        encoded = self._embedder._towers.encode_texts(ids, mask)[0]
         text = torch.where((chosen >= 0)[:, None], encoded[chosen.clamp_min(0)], 0)
         outs = [*top, images, text, (images * text).sum(1)]
         hosts = [torch.empty(out.shape, dtype=out.dtype, pin_memory=self._bench.cuda) for out in outs]
@@ -139,4 +139,6 @@ class Ahead:
     def _results(self, host: list[torch.Tensor], texts: list[str]) -> Any:
         absent = np.array([not (text and text.strip()) for text in texts])
         columns = dict(zip(_COLUMNS, host[3:], strict=True))
-        return self._labeller.columns(tuple(host[:3])), self._embedder.columns(Embedded(columns, absent))
+        return self._labeller.to_results(tuple(host[:3])), self._embedder.to_results(
+            DualEncoderOutputs(columns, absent)
+        )

@@ -44,7 +44,7 @@ def _alike(bench: Bench, embedder: Any, blocks: list[Any]) -> dict[tuple[Any, ..
         return hook
 
     hooks = [block.register_forward_hook(noted(i)) for i, block in enumerate(blocks)]
-    embedder._of_images(bench.resident()[1])
+    embedder._image_columns(bench.resident()[1])
     for hook in hooks:
         hook.remove()
     return seen

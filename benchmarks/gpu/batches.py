@@ -13,7 +13,7 @@ from benchmarks import corpus
 from benchmarks.gpu import clock
 from jobs import schema
 from jobs.models import Spec
-from jobs.models.annotator import Annotator, pixels_of
+from jobs.models.annotator import Annotator, canvas_tensor
 
 RAW = schema.raw(pa.int64(), [])
 _LONGEST = 64  # tokens
@@ -40,7 +40,7 @@ def resident(
     """Return a call of each model, on pixels that are already on the device."""
     texts = table.column(schema.TEXT).to_pylist()
     return {
-        spec.kind: partial(model.forward, pixels_of(table, spec.canvas.name).to(device), model.prepare(texts))
+        spec.kind: partial(model.forward, canvas_tensor(table, spec.canvas.name).to(device), model.prepare(texts))
         for spec, model in zip(specs, annotator._models, strict=True)
     }
 
@@ -58,7 +58,7 @@ def padded(embedder: Any, texts: list[str], *, pin: bool = False) -> tuple[torch
     """Return the distinct texts as token ids [rows, 64] and an additive mask, which need no synchronisation."""
     present = list(dict.fromkeys(text for text in texts if text and text.strip()))
     tokenizer = embedder._tokenizer
-    with tokenizer._alone:
+    with tokenizer._lock:
         tokens = tokenizer._tokenizer(present, truncation=True, max_length=_LONGEST)["input_ids"]
     ids, keep = np.zeros((len(texts), _LONGEST), np.int64), np.zeros((len(texts), 1, 1, _LONGEST), bool)
     keep[len(tokens) :, ..., 0] = True

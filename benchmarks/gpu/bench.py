@@ -15,7 +15,7 @@ import torch
 from benchmarks import checkpoints
 from benchmarks.gpu.batches import block
 from jobs.models import Spec
-from jobs.models.annotator import Annotator, ExecutionOptions, pixels_of
+from jobs.models.annotator import Annotator, ExecutionOptions, canvas_tensor
 
 
 class Bench:
@@ -40,9 +40,8 @@ class Bench:
 
     def annotator(self, **how: Any) -> Annotator:
         threads = 2 if self.cuda else 1
-        return Annotator(
-            self.specs, ExecutionOptions(**{"device": self.device.type, "threads": threads, "batch": self.batch, **how})
-        )
+        options = {"device": self.device.type, "threads": threads, "batch_size": self.batch, **how}
+        return Annotator(self.specs, ExecutionOptions(**options))
 
     def models(self, annotator: Annotator) -> tuple[Any, Any]:
         """Return the labeller and the embedder."""
@@ -52,7 +51,7 @@ class Bench:
     def resident(self) -> list[torch.Tensor]:
         """Return a batch of pixels per model, on the device."""
         table = block(self.specs, self.batch)
-        return [pixels_of(table, spec.canvas.name).to(self.device) for spec in self.specs]
+        return [canvas_tensor(table, spec.canvas.name).to(self.device) for spec in self.specs]
 
     def say(self, name: str, value: float | str, unit: str = "", note: str = "") -> None:
         self._found.append({"name": name, "value": value, "unit": unit, "note": note})

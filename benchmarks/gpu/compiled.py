@@ -9,7 +9,7 @@ from benchmarks.gpu.bench import Bench
 
 
 def compiled(bench: Bench) -> None:
-    annotator = bench.annotator(compiled=True)
+    annotator = bench.annotator(compile=True)
     labeller, embedder = bench.models(annotator)
     vit, align = bench.resident()
     calls: tuple[tuple[str, Any], ...] = (

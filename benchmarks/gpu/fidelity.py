@@ -45,7 +45,7 @@ def _table(specs: tuple[Spec, ...], photos: Path | None) -> pa.Table:
 
 
 def _annotated(bench: Bench, specs: tuple[Spec, ...], table: pa.Table, precision: str) -> dict[str, list[Any]]:
-    done = Annotator(specs, ExecutionOptions(bench.device.type, precision, batch=32))(table)
+    done = Annotator(specs, ExecutionOptions(bench.device.type, precision, batch_size=32))(table)
     bench.free()
     columns: dict[str, list[Any]] = done.sort_by(schema.ROW).select(_LOOKED_AT).to_pydict()
     return columns

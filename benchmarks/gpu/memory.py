@@ -29,7 +29,7 @@ def memory_short(bench: Bench) -> None:
     if not bench.cuda:
         return
     table = block(bench.specs, _LARGE)
-    annotator = bench.annotator(batch=_LARGE)
+    annotator = bench.annotator(batch_size=_LARGE)
     bench.free()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (_SHORT << 30)) / total)
@@ -39,5 +39,5 @@ def memory_short(bench: Bench) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     rejects = done.num_rows - done.column(schema.REASON).null_count
     labeller, embedder = bench.models(annotator)
-    most = f"{labeller._classify._most} and {embedder._images._most} at most at once"
+    most = f"{labeller._classify._max_rows} and {embedder._images._max_rows} at most at once"
     bench.say(f"{_SHORT} GiB beside the models", f"{done.num_rows} of {_LARGE} rows, {rejects} rejects, {most}")

@@ -13,7 +13,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.plain_vit import PlainVit, Ways
 from benchmarks.gpu.towers import GFLOP
 from jobs.models import loading
-from jobs.models.weights import folder_of
+from jobs.models.weights import local_folder
 
 _COMPARED = 16  # images
 _ALL = Ways(one_qkv=True, epilogue=True, last=True)
@@ -31,7 +31,7 @@ def vit(bench: Bench) -> None:
     labeller, _ = bench.models(bench.eager)
     spec = next(spec for spec in bench.specs if spec.kind == "vit")
     auto = loading.transformers().AutoModelForImageClassification
-    exact = loading.model(auto, folder_of(spec.kind, spec.weights), "vit").to(bench.device)
+    exact = loading.load_model(auto, local_folder(spec.kind, spec.weights), "vit").to(bench.device)
     models = {torch.bfloat16: copy.deepcopy(exact).bfloat16(), torch.float16: copy.deepcopy(exact).half()}
     pixels = bench.resident()[0]
     torch.backends.cudnn.allow_tf32 = False

@@ -267,9 +267,9 @@ def _join(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from jobs.demo.show import show
+    from jobs.demo.show import run_demo
 
-    show(args.folder, args.shards, args.rows_per_shard)
+    run_demo(args.folder, args.shards, args.rows_per_shard)
     return DONE
 
 

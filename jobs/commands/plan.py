@@ -110,13 +110,13 @@ def forecast(
     The job gets `gpus` GPUs and `cpus` cores, by default those of this machine; `price` is that of one GPU hour. Raises
     JobError where a run would.
     """
-    from jobs.models.annotator import Annotator, ExecutionOptions, gpus_here
+    from jobs.models.annotator import Annotator, ExecutionOptions, local_gpu_count
 
     storage = Storage(config.storage)
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
     cores = cpus or os.cpu_count() or 1
-    here = gpus_here()
+    here = local_gpu_count()
     anywhere = config.compute.model_copy(update={"annotate_on": {}, "decode_on": {}})
     resources = choose_resources(anywhere, config.output, [Node("here", max(2, cores), here and (gpus or here))])
     work = plan_tasks(storage, source, ledger.read(storage, config.output.path).coverage, cores=cores)
@@ -124,7 +124,7 @@ def forecast(
     decoded, decode_seconds = _decode(trial, config, specs)
     measured = config.compute.batch_size == "auto"
     options = ExecutionOptions(
-        resources.device, config.compute.precision, batch=resources.batch_size, measured=measured
+        resources.device, config.compute.precision, batch_size=resources.batch_size, tune_batch_size=measured
     )
     done, model_rate = _annotate(Annotator(specs, options), decoded, resources)
     decode_rate = decoded.num_rows / (trial.seconds + decode_seconds)

@@ -15,9 +15,9 @@ from jobs.config import AlignConfig, JobConfig, VitConfig, ZeroShotConfig
 from jobs.errors import Reject
 from jobs.images.decode import decode
 from jobs.models import loading
-from jobs.models.texts import longest
-from jobs.models.weights import Weights, pin
-from jobs.models.zero_shot import Score
+from jobs.models.texts import max_length
+from jobs.models.weights import Weights, resolve_weights
+from jobs.models.zero_shot import LogitHead
 from jobs.output.layout import ROWS
 from jobs.output.ledger import Ledger
 from jobs.sources.discover import discover
@@ -55,7 +55,7 @@ def compare(storage: Storage, config: JobConfig, committed: Ledger, count: int) 
 
 def _sample(storage: Storage, committed: Ledger, count: int) -> list[Row]:
     """Return rows spread over the first, middle and last objects."""
-    objects = [obj for obj in committed.objects if obj.folder == ROWS and obj.count]
+    objects = [obj for obj in committed.objects if obj.folder == ROWS and obj.num_rows]
     chosen = {round(i) for i in np.linspace(0, len(objects) - 1, min(3, len(objects)))} if objects else set()
     tables = [pq.read_table(storage.open(objects[i].entry)).replace_schema_metadata() for i in sorted(chosen)]
     table = pa.concat_tables(tables) if tables else pa.table({})
@@ -66,10 +66,10 @@ def _sample(storage: Storage, committed: Ledger, count: int) -> list[Row]:
 
 @torch.inference_mode()
 def _check_labels(rows: Sequence[Row], images: Sequence[Any], config: VitConfig, storage: Storage) -> list[str]:
-    weights, folder = pin("vit", config.weights, config.revision, storage)
-    settings = loading.config(folder, weights.name)
+    weights, folder = resolve_weights("vit", config.weights, config.revision, storage)
+    settings = loading.load_config(folder, weights.name)
     processor = _processor(folder, settings)
-    model = loading.model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
+    model = loading.load_model(loading.transformers().AutoModelForImageClassification, folder, weights.name)
     problems = []
     for row, image in zip(rows, images, strict=True):
         logits = model(**processor(images=image, return_tensors="pt")).logits[0]
@@ -83,7 +83,7 @@ def _check_labels(rows: Sequence[Row], images: Sequence[Any], config: VitConfig,
 def _check_embeddings(
     rows: Sequence[Row], pairs: Sequence[tuple[Any, str | None]], config: AlignConfig, storage: Storage
 ) -> list[str]:
-    encoder = _Encoder(*pin("align", config.weights, config.revision, storage))
+    encoder = _Encoder(*resolve_weights("align", config.weights, config.revision, storage))
     labels = encoder.labels(config.zero_shot) if config.zero_shot else None
     problems = []
     for row, (image, text) in zip(rows, pairs, strict=True):
@@ -103,10 +103,10 @@ class _Encoder:
     """A dual encoder, used as in the documentation of transformers."""
 
     def __init__(self, weights: Weights, folder: str) -> None:
-        self._settings = loading.config(folder, weights.name)
+        self._settings = loading.load_config(folder, weights.name)
         self._processor = _processor(folder, self._settings)
-        self._model = loading.model(loading.transformers().AutoModel, folder, weights.name)
-        self._score = Score.of(self._model, weights.name)
+        self._model = loading.load_model(loading.transformers().AutoModel, folder, weights.name)
+        self._score = LogitHead.from_model(self._model, weights.name)
         self._folder = folder
         self._pooled: dict[str, torch.Tensor] = {}
         for name in ("visual_projection", "text_projection"):
@@ -123,8 +123,8 @@ class _Encoder:
 
     def texts(self, texts: list[str], padding: str | bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features [n, dim] of n texts and their pooled inputs before the projection [n, pooled dim]."""
-        max_length = longest(self._tokenizer, self._settings)
-        tokens = self._tokenizer(texts, padding=padding, max_length=max_length, truncation=True, return_tensors="pt")
+        most = max_length(self._tokenizer, self._settings)
+        tokens = self._tokenizer(texts, padding=padding, max_length=most, truncation=True, return_tensors="pt")
         features = self._model.get_text_features(**tokens).pooler_output
         return features, self._pooled.get("text_projection", features)
 

@@ -21,7 +21,7 @@ from jobs.errors import TRANSIENT, ConfigError, Reason
 from jobs.output import footer, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import REJECTS, SUCCESS
-from jobs.output.ledger import Object
+from jobs.output.ledger import OutputObject
 from jobs.output.summary import Summary
 from jobs.row_ranges import Coverage
 from jobs.storage import Storage
@@ -65,7 +65,7 @@ def drop_rejects(storage: Storage, config: JobConfig, reasons: Collection[str], 
     return sum(count for obj in touched for reason, count in obj.reasons.items() if reason in reasons)
 
 
-def _rewrite(storage: Storage, obj: Object, reasons: set[str], damaged: set[str]) -> None:
+def _rewrite(storage: Storage, obj: OutputObject, reasons: set[str], damaged: set[str]) -> None:
     """Replace an object by one without the rejects of these reasons, and without the ends of damaged shards."""
     table = pq.read_table(storage.open(obj.entry))
     kept, shards = table, dict(obj.shards)

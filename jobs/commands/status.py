@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from jobs.driver.progress import STALE_SECONDS, Progress, format_duration, read_progress
 from jobs.errors import OutputError
-from jobs.output.identity import reach
+from jobs.output.identity import resolve_output
 from jobs.output.layout import SUCCESS
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
@@ -21,7 +21,7 @@ def status(output: str, *, as_json: bool, storage: Storage | None = None, since:
     published yet. Raises OutputError if the output has no progress.
     """
     if storage is None:
-        storage, output = reach(output)
+        storage, output = resolve_output(output)
     parts = read_progress(storage, output)
     if not parts:
         raise OutputError(f"{output}: no progress found", "has a job been run with this output?")

@@ -27,7 +27,7 @@ from jobs.driver.progress import format_duration
 from jobs.driver.tasks import Partition
 from jobs.errors import ClusterError, ConfigError, Interrupted, OutputError, StorageError
 from jobs.log import say
-from jobs.models.labels import listed
+from jobs.models.labels import load_labels
 from jobs.output import identity
 from jobs.output.layout import SUBMITTED
 from jobs.sources.discover import discover
@@ -203,7 +203,7 @@ def _inline_labels(config: JobConfig, storage: Storage) -> JobConfig:
     if align is None or align.zero_shot is None:
         return config
     tree = config.model_dump()
-    tree["models"]["align"]["zero_shot"].update(labels=listed(align.zero_shot, storage))
+    tree["models"]["align"]["zero_shot"].update(labels=load_labels(align.zero_shot, storage))
     return JobConfig.of(tree)
 
 

@@ -20,7 +20,7 @@ from jobs.errors import Reason, Stage
 from jobs.output import identity, images, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS
-from jobs.output.ledger import Ledger, Object
+from jobs.output.ledger import Ledger, OutputObject
 from jobs.row_ranges import Coverage, coverage_by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
@@ -83,8 +83,8 @@ def _check_footers(storage: Storage, config: JobConfig, committed: Ledger) -> It
     yield _check("every row of every shard is committed", len(shards), [f"{n}: {why}" for n, why in missing.items()])
     unknown = sorted(set(coverage) - set(shards))
     yield _check("no rows of shards that are not in the source", len(coverage), unknown)
-    yield _check("every row is in one object only", sum(o.count for o in committed.objects), _duplicates(committed))
-    wrong = [o.entry.path for o in committed.objects if o.count != sum(part.count for part in o.shards.values())]
+    yield _check("every row is in one object only", sum(o.num_rows for o in committed.objects), _duplicates(committed))
+    wrong = [o.entry.path for o in committed.objects if o.num_rows != sum(part.count for part in o.shards.values())]
     yield _check("each object holds as many rows as its footer says", len(committed.objects), wrong)
     damaged = [f"{name}: {part.damage}" for name, part in coverage.items() if part.damage]
     yield _check("no shard is damaged", len(coverage), damaged)
@@ -96,7 +96,7 @@ def _check_footers(storage: Storage, config: JobConfig, committed: Ledger) -> It
     yield _check("one schema in each folder", len(committed.objects), schemas)
     if config.output.keep_images != "none":
         images_missing = _missing_images(storage, config, committed)
-        yield _check("each object of rows has its images", committed.count(ROWS), images_missing)
+        yield _check("each object of rows has its images", committed.count_rows(ROWS), images_missing)
     done = storage.exists(join_path(config.output.path, SUCCESS))
     yield _check("_SUCCESS is there", 1, [] if done else ["missing: the job is not finished"])
 
@@ -104,12 +104,12 @@ def _check_footers(storage: Storage, config: JobConfig, committed: Ledger) -> It
 def _missing_images(storage: Storage, config: JobConfig, committed: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
     entries = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
-    for obj in (obj for obj in committed.objects if obj.folder == ROWS and obj.count):
-        name = images.name_of(os.path.basename(obj.entry.path), form)
+    for obj in (obj for obj in committed.objects if obj.folder == ROWS and obj.num_rows):
+        name = images.object_name(os.path.basename(obj.entry.path), form)
         if name not in entries:
             problems.append(f"{name} is missing")
-        elif (count := images.count(storage.open(entries[name]), form)) != obj.count:
-            problems.append(f"{name} has {count} images for {obj.count} rows")
+        elif (count := images.count_images(storage.open(entries[name]), form)) != obj.num_rows:
+            problems.append(f"{name} has {count} images for {obj.num_rows} rows")
     return problems
 
 
@@ -127,7 +127,7 @@ def _duplicates(committed: Ledger) -> list[str]:
     return problems
 
 
-def _different_schemas(storage: Storage, objects: Sequence[Object]) -> list[str]:
+def _different_schemas(storage: Storage, objects: Sequence[OutputObject]) -> list[str]:
     if not objects:
         return ["a folder has no objects"]
     schemas = [pq.read_schema(storage.open(obj.entry)).remove_metadata() for obj in objects]
@@ -142,11 +142,11 @@ def _check_values(storage: Storage, committed: Ledger) -> list[Check]:
         table = pq.read_table(storage.open(obj.entry))
         for claim, test in _CLAIMS.items():
             problems[claim] += [f"{obj.entry.path}: {problem}" for problem in test(table, obj)]
-    count = sum(obj.count for obj in committed.objects)
+    count = sum(obj.num_rows for obj in committed.objects)
     return [_check(claim, count, problems[claim]) for claim in _CLAIMS]
 
 
-def _addresses(table: pa.Table, obj: Object) -> list[str]:
+def _addresses(table: pa.Table, obj: OutputObject) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
     expected = {name: part for name, part in obj.shards.items() if part.ranges}
     actual = coverage_by_shard(table)
@@ -163,7 +163,7 @@ def _agree(actual: Coverage, expected: Coverage) -> bool:
     return actual.count == expected.count and (actual | expected).ranges == expected.ranges
 
 
-def _vectors(table: pa.Table, _: Object) -> list[str]:
+def _vectors(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     for name in {schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING} & set(table.column_names):
         if name == schema.IMAGE_EMBEDDING and table.column(name).null_count:
@@ -176,7 +176,7 @@ def _vectors(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _pooled(table: pa.Table, _: Object) -> list[str]:
+def _pooled(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     pairs = {schema.IMAGE_POOLED: schema.IMAGE_EMBEDDING, schema.TEXT_POOLED: schema.TEXT_EMBEDDING}
     for name, embedding in pairs.items():
@@ -189,7 +189,7 @@ def _pooled(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _labels(table: pa.Table, _: Object) -> list[str]:
+def _labels(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     about = json.loads(table.schema.metadata[schema.MODELS.encode()])
     if schema.LABELS in table.column_names:
@@ -210,7 +210,7 @@ def _descending(table: pa.Table, labels: str, probs: str, classes: int) -> list[
     return problems
 
 
-def _similarities(table: pa.Table, _: Object) -> list[str]:
+def _similarities(table: pa.Table, _: OutputObject) -> list[str]:
     if schema.SIMILARITY not in table.column_names:
         return []
     values = table.column(schema.SIMILARITY).drop_null().to_numpy()
@@ -219,7 +219,7 @@ def _similarities(table: pa.Table, _: Object) -> list[str]:
     return ([f"{bad} outside -1..1"] if bad else []) + (["nulls do not match the text embeddings'"] if unpaired else [])
 
 
-def _reasons(table: pa.Table, obj: Object) -> list[str]:
+def _reasons(table: pa.Table, obj: OutputObject) -> list[str]:
     if obj.folder != REJECTS:
         return []
     known: dict[str, set[str]] = {schema.REJECT_REASON: set(Reason), schema.REJECT_STAGE: set(Stage)}
@@ -227,7 +227,7 @@ def _reasons(table: pa.Table, obj: Object) -> list[str]:
     return [f"{name} {sorted(map(str, unknown))} is not known" for name, unknown in values.items() if unknown]
 
 
-_CLAIMS: dict[str, Callable[[pa.Table, Object], list[str]]] = {
+_CLAIMS: dict[str, Callable[[pa.Table, OutputObject], list[str]]] = {
     "the rows in each object are those in its footer": _addresses,
     "embeddings are finite and of length 1": _vectors,
     "pooled outputs are finite, null only without text": _pooled,

@@ -82,7 +82,7 @@ class Pipeline:
     def _configure_ray(self) -> None:
         """Make blocks about as big as a batch, so that actors start with the first block, and silence Ray Data."""
         context = DataContext.get_current()
-        row = _RESULT_BYTES + sum(canvas.bytes for canvas in {spec.canvas for spec in self.specs})
+        row = _RESULT_BYTES + sum(canvas.nbytes for canvas in {spec.canvas for spec in self.specs})
         context.target_max_block_size = max(1 << 20, self.resources.batch_size * row)
         context.enable_progress_bars = False
         context.print_on_execution_start = False

@@ -27,7 +27,7 @@ class AnnotateActor:
         self._annotator = Annotator(specs, options)
         self._coordinator, self._stopping = coordinator, StopSignal(coordinator)
         self._sizes: dict[str, int] = {}
-        coordinator.actor_ready(self._annotator.ran_on)
+        coordinator.actor_ready(self._annotator.device_summary)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()

@@ -31,7 +31,7 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
         if not tables:
             return
         table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
-        self._writer.write(table, f"part-{self._writer.about['run']}-{ctx.task_idx:06d}.parquet")
+        self._writer.write(table, f"part-{self._writer.run_metadata['run']}-{ctx.task_idx:06d}.parquet")
         rows = table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0)
         self._coordinator.record_work(Stage.SINK, rows, time.perf_counter() - since)
 

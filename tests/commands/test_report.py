@@ -59,7 +59,7 @@ def test_a_picture_comes_with_its_labels_and_the_texts_that_match_best(output: s
 
 
 def test_a_folder_that_is_no_output_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"_job\.yaml: not there, so .* is not the output of a job"):
+    with pytest.raises(OutputError, match=r"_job\.yaml: not found, so .* is not the output of a job"):
         write_contact_sheet(str(tmp_path), str(tmp_path / "sheet.png"), 4)
     assert not (tmp_path / "sheet.png").exists()
 

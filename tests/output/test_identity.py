@@ -1,4 +1,4 @@
-"""An output belongs to one job; the same job may go on in it, another may not."""
+"""An output belongs to one job; the same job may continue in it, another job is refused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
