@@ -157,7 +157,7 @@ def test_a_head_that_is_gone_is_told_at_once(
     capsys: pytest.CaptureFixture[str], recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray tries for 20 minutes to reach it, and hears no signal meanwhile."""
-    monkeypatch.setattr(local, "_KNOCK", 0.0)
+    monkeypatch.setattr(local, "_CONNECT_SECONDS", 0.0)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     code, err = fails(capsys, "run", recipe)

@@ -115,14 +115,14 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
         return (tmp_path / "log").read_text()
 
     # What the run says is waited for, not what processes there are: a node is a process before the run has it.
-    until(lambda: "has come" in said() or driver.poll() is not None, 180)
+    until(lambda: "has joined" in said() or driver.poll() is not None, 180)
     os.kill(nodes("gpu", growing)[0], signal.SIGKILL)
     until(lambda: "is gone" in said() or driver.poll() is not None, 60)
     (tmp_path / "seen/hurry").touch()
     assert driver.wait(200) == 0, said()
     assert "waiting   compute.gpus.min is 1, but Ray sees 0 on nodes with card: h" in said()
     assert "annotate on 1 to 2 GPUs" in said()
-    assert "has come" in said()
+    assert "has joined" in said()
     assert "is gone" in said()
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"annotate-gpu", "decode-cpu", "hurry"}
     assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == [

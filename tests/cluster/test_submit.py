@@ -115,10 +115,10 @@ def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp
     recipe = tmp_path / "job.yaml"
     recipe.write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
     said = ended(head.start("list", env={"RAY_AUTH_TOKEN": "another"}), 1)
-    assert said.startswith(f"error: {head.plain} does not let us in: ")
+    assert said.startswith(f"error: {head.plain} refuses access: ")
     assert "\n  hint: set RAY_AUTH_TOKEN" in said
     said = head.says("list", "--address", head.secure, code=1)
-    assert "certificate is not trusted here\n  hint: --verify FILE" in said
+    assert "certificate is not trusted\n  hint: pass its CA certificate with --verify FILE" in said
     assert "Job nonesuch does not exist" in head.says("logs", "nonesuch", "-f", code=1)
 
     # The image has another version of this package: the run says so, at once.
@@ -126,4 +126,4 @@ def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp
     said = ended(head.start(*submit, of="0.0.9"), 1)
     assert "error: submitted by coyo-jobs 0.0.9; this is " in said
     assert "\none FAILED with code 1 after 0:" in said
-    assert "error: --id one: the cluster has one of that name" in head.says(*submit, code=2)
+    assert "error: --id one: the cluster has a submission with this id" in head.says(*submit, code=2)

@@ -17,7 +17,7 @@ from jobs.commands import submit as submission
 from jobs.commands.status import status
 from jobs.commands.submit import SubmitOptions, submit
 from jobs.config import JobConfig
-from jobs.driver.progress import before, publish
+from jobs.driver.progress import publish, waiting_progress
 from jobs.driver.tasks import Partition
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
@@ -40,7 +40,7 @@ class Given(Head):
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
         self.jobs.append((command, environment, metadata, id))
 
-    def look(self, id: str) -> Submission:
+    def get(self, id: str) -> Submission:
         return self.found[id]
 
 
@@ -115,7 +115,9 @@ def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
     tree["output"]["path"] = "s3://elsewhere/out"
     config, head = JobConfig.from_dict(tree), Given()
     id = submit(config, Partition(), head, SHARED)
-    publish(Storage(config.storage), config.output.path, "", replace(before("first", "", 0.0), state="stopped"))
+    publish(
+        Storage(config.storage), config.output.path, "", replace(waiting_progress("first", "", 0.0), state="stopped")
+    )
     now = time.time()
     for state, began, healthy in [("RUNNING", now + 1, True), ("RUNNING", now - 1, False), ("FAILED", now + 1, False)]:
         head.found[id] = Submission(id, state, "", "", head.jobs[0][2], began, None, None)
@@ -127,7 +129,7 @@ def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     """It is there before the job's own recipe is, and stays."""
     storage, output = Storage(), config.output.path
     submit(config, Partition(), Given(), SHARED)
-    with pytest.raises(OutputError, match="no progress there"):
+    with pytest.raises(OutputError, match="no progress found"):
         status(output, as_json=False)
     assert not storage.exists(f"{output}/{JOB}")
     identity.claim_output(
@@ -150,7 +152,7 @@ def test_values_go_into_the_environment_and_nowhere_else(
     assert {"aws-value", "session-value", "mine-value"} <= set(environment.variables.values())
     said = capfd.readouterr().err
     assert "forwards  AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, WANDB_KEY\n" in said
-    assert "note      these credentials end some day" in said
+    assert "note      these credentials expire" in said
     recipe = Storage().read(metadata["recipe"]).decode()
     assert "-value" not in "".join([command, repr(environment), str(metadata), recipe, said])
 
@@ -173,11 +175,11 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
 @pytest.mark.parametrize(
     ("changes", "how", "error", "told"),
     [
-        ({}, SubmitOptions(), ConfigError, "a local path, and a cluster has more than one machine"),
+        ({}, SubmitOptions(), ConfigError, "a local path, but a cluster has more than one machine"),
         ({"source": {"path": "s3://bucket/in"}}, SubmitOptions(), ConfigError, "/My out!: a local path"),
-        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: not letters and digits"),
+        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: must be"),
         ({}, SubmitOptions(id="a" * 201, shared_paths=True), ConfigError, "at most 200"),
-        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set here"),
+        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set"),
         (
             {},
             SubmitOptions(env=["KEY=secret"], shared_paths=True),

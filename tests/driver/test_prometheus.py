@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from jobs.driver import prometheus
-from jobs.driver.prometheus import Metrics, totals, waiting
+from jobs.driver.prometheus import Metrics, idle_share, totals
 from jobs.driver.resources import Resources
 from jobs.driver.run_state import RunState, Tally
 
@@ -52,14 +52,14 @@ def test_totals_are_those_of_the_stages_the_reasons_and_the_phases() -> None:
 
 @pytest.mark.parametrize(("calls", "share"), [(1, 0.5), (2, 0.75)])
 def test_a_device_waits_when_no_call_is_under_way(calls: int, share: float) -> None:
-    assert waiting(seen(40), on(calls)) == pytest.approx(share)
-    assert waiting(RunState(), on(calls)) == 0.0
+    assert idle_share(seen(40), on(calls)) == pytest.approx(share)
+    assert idle_share(RunState(), on(calls)) == 0.0
 
 
 def test_what_is_counted_arrives_at_the_metrics_port_once(ray_session: None, tmp_path: Path) -> None:
     said, output = Metrics(f"{tmp_path}/größe 1", 7, on(2)), f"{tmp_path}/gr%C3%B6%C3%9Fe 1"  # Ray takes ASCII only
     for rows in (10, 40, 40):
-        said.show(seen(rows))
+        said.update(seen(rows))
     deadline = time.monotonic() + 30
     while not (found := {k: v for k, v in shown().items() if output in k}) and time.monotonic() < deadline:
         time.sleep(0.5)

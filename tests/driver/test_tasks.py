@@ -10,7 +10,7 @@ import pytest
 from jobs.config import FetchConfig, SourceConfig
 from jobs.driver import tasks as planning
 from jobs.driver.coordinator import Coordinator
-from jobs.driver.tasks import GROUP_BYTES, SPLIT_BYTES, Partition, Work, plan
+from jobs.driver.tasks import GROUP_BYTES, SPLIT_BYTES, Partition, Work, plan_tasks
 from jobs.errors import ConfigError
 from jobs.pipeline.read import Reader
 from jobs.row_ranges import Coverage
@@ -31,7 +31,7 @@ def tars(*sizes: int) -> Source:
 
 
 def planned(source: Source, coverage: dict[str, Coverage] | None = None, cores: int = 1, part: str = "1/1") -> Work:
-    return plan(Storage(), source, coverage or {}, cores=cores, part=Partition.parse(part))
+    return plan_tasks(Storage(), source, coverage or {}, cores=cores, part=Partition.parse(part))
 
 
 def shards(work: Work) -> list[list[str]]:

@@ -93,6 +93,6 @@ def _spec() -> Spec:
         scale=Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
         fields=RESULTS,
         labels=NAMES,
-        about={"weights": "demo", "revision": "sha256:0", "classes": len(NAMES)},
+        metadata={"weights": "demo", "revision": "sha256:0", "classes": len(NAMES)},
         options={},
     )

@@ -27,7 +27,7 @@ SPEC = Spec(
     scale=Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
     fields=tuple(schema.labels()),
     labels=("cat", "dog"),
-    about={"weights": "demo", "revision": "sha256:0"},
+    metadata={"weights": "demo", "revision": "sha256:0"},
     options={},
 )
 ANNOTATED = schema.annotated(schema.raw(pa.int64(), [pa.field("url", pa.string())]), SPEC.fields)
