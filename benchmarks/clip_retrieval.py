@@ -117,7 +117,7 @@ def ours(source: Path, output: Path, weights: Path) -> list[str]:
     tree["compute"] = {**(tree.get("compute") or {}), "batch_size": BATCH}
     path = output.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(JobConfig.of(tree).to_yaml())
+    path.write_text(JobConfig.from_dict(tree).to_yaml())
     return [sys.executable, "-m", "jobs", "run", str(path)]
 
 

@@ -80,7 +80,7 @@ def write(home: Path, count: int) -> None:
     """Write a finished output to home/out, and shuffled metadata of its rows and as many others to home/coyo."""
     path, storage = str(home / "out"), Storage()
     tree = {"source": {"path": str(home / "in"), "keep": [n for n, _ in KEPT]}, "output": {"path": path}}
-    config = JobConfig.of(tree)
+    config = JobConfig.from_dict(tree)
     about = {"weights": "random", "revision": "none"}
     scale = Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     spec = Spec("vit", Weights("random", "none", storage), Canvas((8, 8)), scale, FIELDS, (), about, {})

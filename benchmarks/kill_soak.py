@@ -58,7 +58,7 @@ def soak(args: argparse.Namespace) -> None:
         job = Path(folder) / "job.yaml"
         tree = throughput.job(source, args.out, None).model_dump()
         tree["output"]["rows_per_file"] = 50
-        job.write_text(JobConfig.of(tree).to_yaml())
+        job.write_text(JobConfig.from_dict(tree).to_yaml())
         job.write_text(load_recipe(job, args.set).to_yaml())
         kills: list[str] = []
         while len(kills) < args.kills:

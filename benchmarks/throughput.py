@@ -66,7 +66,7 @@ def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConf
     tree = yaml.safe_load(recipe_template(str(source), str(output)))
     for kind in ("vit", "align"):
         tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def ours(source: Path, output: Path, weights: Path, options: list[str]) -> dict[str, float]:
@@ -102,7 +102,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     from jobs.images.render import paint_rows, render
     from jobs.models.annotator import Annotator, ExecutionOptions
     from jobs.models.describe import describe_models
-    from jobs.sources import Unit
+    from jobs.sources import ReadUnit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage
 
@@ -115,7 +115,7 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     ready.wait()
     for shard in source.shards[index::count]:
         tables = []
-        for raw in read(storage, source.layout, Unit(shard)):
+        for raw in read(storage, source.layout, ReadUnit(shard)):
             for start in range(0, raw.num_rows, 32):
                 decoded = paint_rows(raw.slice(start, 32), config.decode, canvases, decode_image)
                 tables.append(annotator(decoded))

@@ -22,7 +22,7 @@ from jobs.driver.remote import NodeWatcher, reserve_resources, root_cause
 from jobs.driver.resources import Resources
 from jobs.driver.supervisor import QueuedRun, Supervisor
 from jobs.driver.tasks import Partition, Work, plan_tasks
-from jobs.errors import ClusterError, SetAside, StorageError
+from jobs.errors import ClusterError, ShardsSetAside, StorageError
 from jobs.models import Spec
 from jobs.models.describe import describe_models
 from jobs.output import identity, ledger
@@ -55,10 +55,10 @@ def run(config: JobConfig, part: Partition | None = None) -> Summary:
     completes the last part writes `_SUCCESS`. Raises JobError.
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    log.begin(run_id)
+    log.set_run(run_id)
     part, storage = part or Partition(), Storage(config.storage)
     source = discover(storage, config.source)
-    log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
+    log.say("source", source.description, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
     source = with_committed_schema(storage, source, committed)
@@ -96,7 +96,7 @@ class _Job:
         Raises CheckpointError for an unusable model, and OutputError if the output belongs to another job.
         """
         specs = describe_models(config, storage)
-        pinned = identity.pin_config(config, source.pinned, specs)
+        pinned = identity.pin_config(config, source.pinned_config, specs)
         identity.claim_output(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
@@ -144,7 +144,7 @@ class _Job:
         if supervisor.seen.set_aside and ledger.missing(now.coverage, self.shards):
             supervisor.publish("incomplete")
             reasons = "; ".join(supervisor.seen.set_aside.values())
-            raise SetAside(f"shards were set aside: {reasons}", "run the same command to try them again")
+            raise ShardsSetAside(f"shards were set aside: {reasons}", "run the same command to try them again")
         if repeats and has_gaps_or_duplicates(now, self.shards):
             # When Ray repeats a read task whose process died, it skips the blocks that it has, by their number. Fetched
             # rows come in the order of the answers, so the same number may be a block of other rows.
@@ -192,7 +192,7 @@ class _Job:
                 raise
         if supervisor.stopped:
             supervisor.publish("stopped")
-            supervisor.stopped.about |= supervisor.now("stopped").counts
+            supervisor.stopped.log_fields |= supervisor.now("stopped").counts
             raise supervisor.stopped
         return supervisor
 

@@ -108,7 +108,7 @@ def demo_job(source: str | Path, output: str | Path, **sections: Any) -> JobConf
     }
     for name, keys in sections.items():
         tree[name] = {**tree.get(name, {}), **keys}
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def put_folder(folder: Path, to: str) -> None:

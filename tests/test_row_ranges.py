@@ -1,4 +1,4 @@
-"""Ranges of rows add up to what was read, in any order and any cut."""
+"""Row ranges add up to the rows that were read, in any order and however they are split."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.output.footer import decode_provenance, encode_provenance, parquet_bytes
-from jobs.row_ranges import Coverage, Range, merge, outside, ranges_of
+from jobs.row_ranges import Coverage, Range, merge, outside, to_ranges
 
 SEEDS = range(50)
 
@@ -42,7 +42,7 @@ def test_ranges_hold_exactly_the_rows_they_were_made_of(seed: int) -> None:
     r = random.Random(seed)
     rows = list(some_rows(r)) * r.choice([1, 2])
     r.shuffle(rows)
-    ranges = ranges_of(np.array(rows, np.int32))
+    ranges = to_ranges(np.array(rows, np.int32))
     assert inside(ranges) == set(rows)
     assert merge(ranges) == ranges
 
@@ -51,13 +51,13 @@ def test_ranges_hold_exactly_the_rows_they_were_made_of(seed: int) -> None:
 def test_outside_is_the_complement_of_the_ranges(seed: int) -> None:
     rows = some_rows(random.Random(seed))
     asked = np.arange(-2, 62)
-    missing = asked[outside(asked, ranges_of(np.array(sorted(rows), np.int64)))]
+    missing = asked[outside(asked, to_ranges(np.array(sorted(rows), np.int64)))]
     assert set(missing.tolist()) == set(range(-2, 62)) - rows
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_objects_in_any_order_and_overlap_cover_a_shard(seed: int) -> None:
-    """A task that Ray repeats, or a run that was cut, leaves objects that overlap."""
+    """A task that Ray repeats, or an interrupted run, leaves overlapping objects."""
     r = random.Random(seed)
     total = r.randrange(1, 60)
     starts = [0, *sorted(r.sample(range(total), r.randrange(total))), total]
@@ -101,7 +101,7 @@ def test_a_footer_gives_back_what_was_written(seed: int) -> None:
     r = random.Random(seed)
     shards = {
         f"s3://b/ünï {n}.tar": Coverage(
-            ranges_of(np.array(sorted(some_rows(r)), np.int32)), r.choice([None, 0, 60]), r.choice([None, 'cut "here"'])
+            to_ranges(np.array(sorted(some_rows(r)), np.int32)), r.choice([None, 0, 60]), r.choice([None, 'cut "here"'])
         )
         for n in range(r.randrange(4))
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from jobs import __version__, log
 from jobs.cli import cluster
-from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, SetAside
+from jobs.errors import ClusterError, ConfigError, Interrupted, JobError, ShardsSetAside
 
 DONE, FAILED, USAGE_ERROR, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 EXPORT_FORMATS = ("coyo-labeled", "clip-retrieval", "hf")  # a copy of jobs.exports.FORMS: that import is slow
@@ -45,7 +45,7 @@ def _run_command(args: argparse.Namespace) -> int:
         return code
     except ConfigError as exc:
         return _fail(exc, USAGE_ERROR)
-    except SetAside as exc:
+    except ShardsSetAside as exc:
         return _fail(exc, DAMAGED)
     except Interrupted as exc:
         return _fail(exc, INTERRUPTED, "stopped")
@@ -143,7 +143,7 @@ def _add_recipe(command: argparse.ArgumentParser, *, parts: bool = False) -> Non
 
 def _add_log(command: argparse.ArgumentParser) -> None:
     forms = "log format on stderr: text, or json with one event per line (default: text)"
-    command.add_argument("--log", choices=log.FORMS, default="text", help=forms)
+    command.add_argument("--log", choices=log.FORMATS, default="text", help=forms)
 
 
 def _add_exports(commands: Any) -> None:
@@ -278,6 +278,6 @@ def _interrupt(*_: Any) -> None:
 
 
 def _fail(exc: JobError, code: int, event: str = "error") -> int:
-    fields = {"error": type(exc).__name__, "hint": exc.hint, "code": code, **exc.about}
+    fields = {"error": type(exc).__name__, "hint": exc.hint, "code": code, **exc.log_fields}
     log.say(event, exc.message, line=f"error: {exc}", level=logging.ERROR, **fields)
     return code

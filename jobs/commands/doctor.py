@@ -41,7 +41,7 @@ class Finding:
 def examine(config: JobConfig) -> Iterator[Finding]:
     """Check source, output, models and the Ray to run on. Continue after a failed check."""
     storage = Storage(config.storage)
-    yield _try("source", lambda: discover(storage, config.source).said)
+    yield _try("source", lambda: discover(storage, config.source).description)
     yield _try("output", lambda: _writable(storage, config))
     for path in [path for path in (config.output.path, *config.source.paths) if path.startswith("s3://")][:1]:
         yield _try("clock", partial(_store_clock, storage, path))
@@ -86,7 +86,7 @@ def _writable(storage: Storage, config: JobConfig) -> str:
 
 
 def _store_clock(storage: Storage, path: str) -> str:
-    skew = time.time() - parsedate_to_datetime(storage.date_of(path)).timestamp()
+    skew = time.time() - parsedate_to_datetime(storage.server_date(path)).timestamp()
     if abs(skew) > _MAX_SKEW:
         raise JobError(
             f"this machine's clock is {skew:+.0f} s from the store's", "synchronise it, for example with chrony"

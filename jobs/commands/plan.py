@@ -25,7 +25,7 @@ from jobs.models import Spec
 from jobs.models.describe import describe_models
 from jobs.output import footer, ledger
 from jobs.row_ranges import coverage_by_shard
-from jobs.sources import Shard, Source, Unit, parquet
+from jobs.sources import ReadUnit, Shard, Source, parquet
 from jobs.sources.discover import discover, read
 from jobs.storage import Storage
 
@@ -166,7 +166,7 @@ def _read_trial(storage: Storage, source: Source, rows: int, fetch: FetchConfig)
     accounted = 0
     for shard in shards:
         count = 0
-        for table in read(storage, source.layout, Unit(shard), fetch):
+        for table in read(storage, source.layout, ReadUnit(shard), fetch):
             accounted += sum(
                 part.span for part in coverage_by_shard(table.filter(pc.invert(table.column(schema.END)))).values()
             )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jobs import log, row_ranges, schema
 from jobs.config import JobConfig
 from jobs.driver.lease import Lease
-from jobs.errors import TRANSIENT, ConfigError, Reason
+from jobs.errors import TRANSIENT_REASONS, ConfigError, Reason
 from jobs.output import footer, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import REJECTS, SUCCESS
@@ -33,7 +33,7 @@ def retry(output: str, reasons: Collection[str]) -> Summary:
     from jobs.run import run
 
     storage, config = load_job(output)
-    dropped = drop_rejects(storage, config, reasons or TRANSIENT, f"retry-{uuid.uuid4().hex[:6]}")
+    dropped = drop_rejects(storage, config, reasons or TRANSIENT_REASONS, f"retry-{uuid.uuid4().hex[:6]}")
     log.say("retry", f"{dropped:,} rejected rows to compute again", rows=dropped)
     # Rows that failed once mostly fail again: that is no sign of a wrong input.
     limits = config.limits.model_copy(update={"max_reject_fraction": 1.0})

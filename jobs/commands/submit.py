@@ -70,9 +70,9 @@ def submit(config: JobConfig, part: Partition, head: Head, options: SubmitOption
     variables, storage = _forwarded_variables(config, options), Storage(config.storage)
     config = _inline_labels(config, storage)
     source = discover(storage, config.source)
-    say("source", source.said)
+    say("source", source.description)
     identity.check_output(storage, config)
-    identity.check_output_matches(storage, config, source.pinned)
+    identity.check_output_matches(storage, config, source.pinned_config)
     id = options.id or _make_id(config.output.path, part)
     uri = join_path(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
@@ -204,7 +204,7 @@ def _inline_labels(config: JobConfig, storage: Storage) -> JobConfig:
         return config
     tree = config.model_dump()
     tree["models"]["align"]["zero_shot"].update(labels=load_labels(align.zero_shot, storage))
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def _forwarded_variables(config: JobConfig, options: SubmitOptions) -> dict[str, str]:

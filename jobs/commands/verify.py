@@ -103,7 +103,9 @@ def _check_footers(storage: Storage, config: JobConfig, committed: Ledger) -> It
 
 def _missing_images(storage: Storage, config: JobConfig, committed: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
-    entries = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
+    entries = {
+        os.path.basename(entry.path): entry for entry in storage.list_files(join_path(config.output.path, IMAGES))
+    }
     for obj in (obj for obj in committed.objects if obj.folder == ROWS and obj.num_rows):
         name = images.object_name(os.path.basename(obj.entry.path), form)
         if name not in entries:

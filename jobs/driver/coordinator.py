@@ -185,7 +185,7 @@ class StopSignal:
 
 def count_rows(table: pa.Table, stage: Stage | None) -> tuple[int, ShardDeltas]:
     """Return input rows, and coverage and rejects per shard. With a stage, count only rejects of that stage."""
-    fate = table.select(schema.FATE)  # without pixels, which a filter would copy
+    fate = table.select(schema.STATUS_COLUMNS)  # without pixels, which a filter would copy
     ends = fate.column(schema.END)
     rows = fate.filter(pc.invert(ends))
     rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))

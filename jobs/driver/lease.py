@@ -64,7 +64,7 @@ class Lease:
             if holder.alive:
                 raise self._refusal(holder)
             self._storage.delete(self._path)
-        if not self._storage.put_new(self._path, self._mine()):
+        if not self._storage.put_if_absent(self._path, self._mine()):
             first = self._holder()
             if first is None or first.run != self._run:  # else the request succeeded and only its answer was lost
                 raise self._refusal(first)
@@ -92,7 +92,7 @@ class Lease:
 
     def _others(self) -> list[str]:
         """Paths of leases that conflict with this one: of the whole output, and of parts with another N."""
-        names = [entry.path for entry in self._storage.tree(self._output)]
+        names = [entry.path for entry in self._storage.list_files(self._output)]
         leases = [name for name in names if name.rpartition("/")[2].startswith("_lease")]
         if self._part.count == 1:
             return [name for name in leases if not name.endswith("_lease.json")]

@@ -110,7 +110,7 @@ def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
 
 def read_progress(storage: Storage, output: str) -> list[Progress]:
     """Return the last progress of each part. Raises OutputError if a progress file is unreadable."""
-    entries = [entry for entry in storage.tree(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    entries = [entry for entry in storage.list_files(output) if entry.path.rpartition("/")[2].startswith("_progress")]
     return [_read(storage, entry.path) for entry in entries]
 
 
@@ -127,7 +127,7 @@ class Display:
     """Shows progress: a live line on a terminal, else log lines at intervals."""
 
     def __init__(self) -> None:
-        self._logged, people = time.monotonic(), log.for_people()
+        self._logged, people = time.monotonic(), log.writes_lines()
         self._every = _LINE_EVERY if people else _EVENT_EVERY
         console = Console(stderr=True)
         live = people and sys.stderr.isatty()

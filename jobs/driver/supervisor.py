@@ -168,7 +168,7 @@ class Supervisor:
             f"{rejects:,} of the first {rows:,} rows are rejects ({reasons}): more than limits.max_reject_fraction",
             "is this the right input? limits.max_reject_fraction: 1.0 accepts any",
         )
-        error.about["worst_shards"] = self.coordinator.worst_shards()
+        error.log_fields["worst_shards"] = self.coordinator.worst_shards()
         self.stop(error)
 
     def _check_stall(self) -> None:

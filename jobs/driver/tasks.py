@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from jobs.errors import ConfigError
 from jobs.row_ranges import Coverage
-from jobs.sources import Shard, Source, Unit, parquet
+from jobs.sources import ReadUnit, Shard, Source, parquet
 from jobs.storage import Storage
 
 SPLIT_BYTES = 256 << 20  # several tasks share a bigger Parquet file: each reads some of its row groups
@@ -16,7 +16,7 @@ URL_SPLIT_BYTES = 4 << 20  # about 20,000 urls, minutes of fetching; a task read
 GROUP_BYTES = 32 << 20  # smaller shards share a task: starting one costs about 20 ms of two cores
 _THREADS = 32
 
-Task = tuple[Unit, ...]
+Task = tuple[ReadUnit, ...]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def plan_tasks(
     )
 
 
-def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[Unit]:
+def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[ReadUnit]:
     split = {"parquet": SPLIT_BYTES, "urls": URL_SPLIT_BYTES}.get(source.layout.format, sys.maxsize)
-    whole = Unit(shard, None, have.ranges, known=have.total or 0)
+    whole = ReadUnit(shard, None, have.ranges, known_total=have.total or 0)
     if shard.entry.size <= split:
         return [whole]
     parts: list[list[int]] = [[]]
@@ -101,8 +101,8 @@ def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> li
     return [replace(whole, row_groups=tuple(part), last=part is parts[-1]) for part in parts]
 
 
-def _group(units: Sequence[Unit], target: int) -> list[Task]:
-    tasks: list[list[Unit]] = []
+def _group(units: Sequence[ReadUnit], target: int) -> list[Task]:
+    tasks: list[list[ReadUnit]] = []
     size = target
     for unit in units:
         if size >= target:

@@ -44,7 +44,7 @@ class CoyoLabeled:
 def _find_column(rows: pa.Schema, field: pa.Field, names: tuple[str, ...]) -> str | None:
     """The output's first column with one of these names and a compatible type; None without one."""
     present = [name for name in names if name in rows.names]
-    return next((name for name in present if schema.kind(rows.field(name).type) == schema.kind(field.type)), None)
+    return next((name for name in present if schema.kind_of(rows.field(name).type) == schema.kind_of(field.type)), None)
 
 
 def _hint(finished: FinishedOutput, missing: list[str]) -> str:

@@ -24,7 +24,7 @@ from jobs.log import say
 from jobs.output import footer
 from jobs.output.finished import FinishedOutput
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import absolute, fixed_folder, join_path
+from jobs.storage.paths import absolute, base_folder, join_path
 
 ROWS = 16_384  # rows per batch: with both embeddings, 42 MB
 _BUFFER = 8 << 20  # bytes per read of a metadata column: one of its row groups may be a gigabyte
@@ -123,7 +123,7 @@ def _list_files(storage: Storage, metadata: str) -> dict[str, MetadataFile]:
     entries_by_name: dict[str, Entry] = {}
     entries = storage.find(metadata)
     folder = absolute(metadata)
-    base = folder if any(entry.path.startswith(f"{folder}/") for entry in entries) else fixed_folder(metadata)
+    base = folder if any(entry.path.startswith(f"{folder}/") for entry in entries) else base_folder(metadata)
     for entry in entries:
         inside = entry.path.startswith(f"{base}/")
         name = entry.path[len(base) + 1 :] if inside else entry.path.rpartition("/")[2]
@@ -187,15 +187,15 @@ def _first_pair(pairs: Sequence[tuple[str, str]], rows: pa.Schema, columns: pa.S
     """The first pair whose columns exist on both sides and have the same kind of type."""
     for ours, theirs in pairs:
         both = ours in rows.names and theirs in columns.names
-        if both and schema.kind(rows.field(ours).type) == schema.kind(columns.field(theirs).type):
+        if both and schema.kind_of(rows.field(ours).type) == schema.kind_of(columns.field(theirs).type):
             return ours, theirs
     return None
 
 
 def _check_columns(file: MetadataFile, first: pa.Schema, key: JoinKey, results: Sequence[str]) -> None:
     for name in key.metadata_columns:
-        kind = schema.kind(first.field(name).type)
-        if name not in file.columns.names or schema.kind(file.columns.field(name).type) != kind:
+        kind = schema.kind_of(first.field(name).type)
+        if name not in file.columns.names or schema.kind_of(file.columns.field(name).type) != kind:
             raise SourceError(
                 f"{file.entry.path}: no column {name!r} of {kind}, which the first file has", "join it separately"
             )
@@ -234,7 +234,7 @@ def _write_file(
     counts = dict.fromkeys((MATCHED, UNMATCHED, AMBIGUOUS), 0)
     columns = pa.schema([*file.columns, *index.schema], {**(file.columns.metadata or {}), **_model_metadata(finished)})
     with (
-        finished.storage.writing(join_path(folder.path, name)) as stream,
+        finished.storage.open_for_writing(join_path(folder.path, name)) as stream,
         pq.ParquetWriter(stream, columns, **footer.parquet_options(columns)) as writer,
     ):
         for rows in _batches(finished.storage, file):

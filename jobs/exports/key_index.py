@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.schema import kind
+from jobs.schema import kind_of
 
 BUCKETS = 256
 ABSENT, AMBIGUOUS = -1, -2  # instead of a position: no result, or several that differ
@@ -142,7 +142,7 @@ def _key_values(column: pa.ChunkedArray) -> list[Any]:
     """Numbers as Python numbers, text as bytes, because it may be invalid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    values: list[Any] = (column if kind(column.type) != "text" else column.cast(pa.large_binary())).to_pylist()
+    values: list[Any] = (column if kind_of(column.type) != "text" else column.cast(pa.large_binary())).to_pylist()
     return values
 
 

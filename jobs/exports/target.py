@@ -24,7 +24,7 @@ from jobs.output.finished import FinishedOutput
 from jobs.output.footer import read_footers
 from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
-from jobs.storage.paths import absolute, join_path, listed_by
+from jobs.storage.paths import absolute, join_path, matches
 
 _THREADS = 32  # a .npy header is one small request, so latency is the limit
 _LOG_INTERVAL = 10.0  # seconds
@@ -69,7 +69,7 @@ class ExportFolder:
         Raises OutputError for a folder inside the output, its source, or one of `inputs`.
         """
         for taken in [finished.config.output.path, *finished.config.source.paths, *inputs]:
-            if absolute(path) == absolute(taken) or listed_by(taken, join_path(absolute(path), "file.parquet")):
+            if absolute(path) == absolute(taken) or matches(taken, join_path(absolute(path), "file.parquet")):
                 raise OutputError(f"{path}: lies inside {taken}", _HINT)
         return cls(finished.storage, path, {**about, "output": finished.fingerprint})
 
@@ -126,7 +126,7 @@ class ExportFolder:
     def _entries(self) -> dict[str, Entry]:
         """The folder's files by relative path, without hidden ones: temporary files of a killed write, or .git."""
         base = absolute(self.path)
-        names = {entry.path.removeprefix(base).lstrip("/"): entry for entry in self.storage.tree(self.path)}
+        names = {entry.path.removeprefix(base).lstrip("/"): entry for entry in self.storage.list_files(self.path)}
         return {name: entry for name, entry in names.items() if not any(p.startswith(".") for p in name.split("/"))}
 
     def _made(self, entry: Entry, footer: pq.FileMetaData) -> dict[str, Any]:

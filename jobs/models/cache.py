@@ -22,7 +22,7 @@ def get(kind: str, key: str) -> bytes | None:
 
 def put(kind: str, key: str, data: bytes) -> None:
     """Store data under the key, atomically. Do nothing if the folder is not writable, as in some containers."""
-    with suppress(OSError), atomic.file(str(_file(kind, key))) as file:
+    with suppress(OSError), atomic.write_file(str(_file(kind, key))) as file:
         file.write(hashlib.sha256(data).digest() + data)
 
 

@@ -1,7 +1,7 @@
 """Load the zero-shot labels of a recipe, inline or from a file. No torch here: `submit` loads them too."""
 
 from jobs.config import ZeroShotConfig
-from jobs.config.models import distinct
+from jobs.config.models import distinct_labels
 from jobs.errors import ConfigError, StorageError
 from jobs.storage import Storage
 
@@ -12,7 +12,7 @@ def load_labels(config: ZeroShotConfig, storage: Storage) -> tuple[str, ...]:
         return config.labels
     where, hint = f"models.align.zero_shot.labels: {config.labels}", "write one label per line, each once, in UTF-8"
     try:
-        return distinct(storage.read(config.labels).decode("utf-8-sig").removesuffix("\n").split("\n"))
+        return distinct_labels(storage.read(config.labels).decode("utf-8-sig").removesuffix("\n").split("\n"))
     except StorageError as exc:
         raise StorageError(f"models.align.zero_shot.labels: {exc.message}", exc.hint) from exc
     except UnicodeDecodeError as exc:

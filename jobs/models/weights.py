@@ -82,7 +82,7 @@ def _fetch(kind: str, name: str, storage: Storage) -> str:
         if not target.is_dir():
             partial = f"{target}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-            storage.fetch_folder(name, partial)
+            storage.download_folder(name, partial)
             os.rename(partial, target)
     return str(target)
 

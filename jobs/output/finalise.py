@@ -106,6 +106,6 @@ def _delete_orphaned_images(storage: Storage, config: OutputConfig, committed: L
         return
     rows = (os.path.basename(obj.entry.path) for obj in committed.objects if obj.folder == ROWS)
     expected = {images.object_name(name, config.keep_images) for name in rows}
-    for entry in storage.tree(join_path(config.path, IMAGES)):
+    for entry in storage.list_files(join_path(config.path, IMAGES)):
         if os.path.basename(entry.path) not in expected:
             storage.delete(entry.path)

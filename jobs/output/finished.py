@@ -91,7 +91,7 @@ class FinishedOutput:
         """The kept column that holds the texts; None if the job did not keep them."""
         configured = self.config.source.text_column
         for name in schema.TEXT_NAMES if configured == "auto" else [configured]:
-            if name in self.schema.names and schema.kind(self.schema.field(name).type) == "text":
+            if name in self.schema.names and schema.kind_of(self.schema.field(name).type) == "text":
                 return name
         return None
 

@@ -14,13 +14,13 @@ import yaml
 
 from jobs import schema
 from jobs.config import JobConfig, SourceConfig
-from jobs.config.explain import shown
+from jobs.config.explain import short_repr
 from jobs.errors import ConfigError, OutputError
 from jobs.models import Spec
 from jobs.output.layout import JOB, ROWS
 from jobs.recipe import load_recipe
 from jobs.storage import Storage
-from jobs.storage.paths import absolute, join_path, listed_by
+from jobs.storage.paths import absolute, join_path, matches
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast; there may be tens of thousands of labels
 _MAX_SHOWN = 20  # an error prints a list of up to this many entries completely
@@ -37,7 +37,7 @@ def pin_config(config: JobConfig, source: SourceConfig, specs: tuple[Spec, ...])
         tree["models"][spec.kind]["revision"] = spec.weights.revision
         if zero_shot := tree["models"][spec.kind].get("zero_shot"):
             zero_shot.update(labels=spec.labels)  # inline, because the file of labels may change
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
@@ -50,7 +50,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
     for model in filter(None, tree["models"].values()):
         if model["weights"] != "demo" and os.path.isdir(os.path.expanduser(model["weights"])):
             model["weights"] = absolute(model["weights"])
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def fingerprint(pinned: JobConfig) -> str:
@@ -83,7 +83,7 @@ def check_output(storage: Storage, config: JobConfig) -> None:
     """Check that the output can be written and is outside the source. Raises OutputError, StorageError."""
     results = join_path(absolute(config.output.path), ROWS, "part.parquet")
     for path in config.source.paths:
-        if listed_by(path, results):
+        if matches(path, results):
             raise OutputError(
                 f"{config.output.path}: the output lies inside the source {path}",
                 "name a folder outside the source, or results would be read as input",
@@ -121,7 +121,7 @@ def resolve_output(name: str) -> tuple[Storage, str]:
 def _is_unclaimed(storage: Storage, output: str) -> bool:
     if storage.exists(join_path(output, JOB)):
         return False
-    if storage.tree(join_path(output, ROWS)):
+    if storage.list_files(join_path(output, ROWS)):
         raise OutputError(f"{output}: has {ROWS}/ but no {JOB}", "give the job an output folder of its own")
     return True
 
@@ -138,12 +138,12 @@ def _unpinned(config: JobConfig) -> JobConfig:
     tree = config.model_dump()
     for model in filter(None, tree["models"].values()):
         model["revision"] = None
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def _load(storage: Storage, path: str) -> JobConfig:
     try:
-        return JobConfig.of(yaml.load(storage.read(path), Loader=_LOADER))
+        return JobConfig.from_dict(yaml.load(storage.read(path), Loader=_LOADER))
     except (ConfigError, yaml.YAMLError, ValueError) as exc:
         raise OutputError(
             f"{path}: cannot be read by this version ({exc})", "give the job another output folder"
@@ -165,4 +165,4 @@ def _differences(path: str, old: Any, new: Any) -> list[str]:
         pairs = enumerate(zip_longest(old, new), 1)
         number, was, now = next((number, was, now) for number, (was, now) in pairs if was != now)
         return [f"{path} had {len(old)} entries, now {len(new)}; number {number} was {was!r}, now {now!r}"]
-    return [f"{path} was {shown(old)}, now {shown(new)}"]
+    return [f"{path} was {short_repr(old)}, now {short_repr(new)}"]

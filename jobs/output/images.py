@@ -39,7 +39,7 @@ def count_images(file: Any, form: str) -> int:
 
 def _parquet(rows: pa.Table) -> memoryview:
     buffer = pa.BufferOutputStream()
-    table = rows.rename_columns(schema.images_names(rows.schema)).replace_schema_metadata(None)
+    table = rows.rename_columns(schema.images_column_names(rows.schema)).replace_schema_metadata(None)
     group = max(1, _ROW_GROUP * table.num_rows // max(1, rows.nbytes))
     pq.write_table(table, buffer, compression="zstd", row_group_size=group)
     return memoryview(buffer.getvalue())

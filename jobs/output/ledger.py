@@ -100,7 +100,7 @@ def read(storage: Storage, path: str) -> Ledger:
 
     Raises OutputError for an object that is damaged, or that coyo-jobs did not write.
     """
-    entries = [(folder, entry) for folder in FOLDERS for entry in storage.tree(join_path(path, folder))]
+    entries = [(folder, entry) for folder in FOLDERS for entry in storage.list_files(join_path(path, folder))]
     parquet = [(folder, entry) for folder, entry in entries if entry.path.endswith(".parquet")]
     footers = footer.read_footers(storage, (entry for _, entry in parquet), _damaged)
     return Ledger(tuple(_output_object(*item, data) for item, data in zip(parquet, footers, strict=True)))

@@ -15,7 +15,7 @@ from jobs.config import FetchConfig
 from jobs.driver.coordinator import CoordinatorHandle, StopSignal
 from jobs.errors import Stage, StorageError
 from jobs.row_ranges import coverage_by_shard
-from jobs.sources import Layout, Unit
+from jobs.sources import Layout, ReadUnit
 from jobs.sources.discover import read
 from jobs.storage import Storage
 
@@ -34,20 +34,20 @@ class Reader:
     fetch: FetchConfig
     set_aside: bool = False
 
-    def __call__(self, units: Iterable[Unit]) -> Iterator[pa.Table]:
+    def __call__(self, units: Iterable[ReadUnit]) -> Iterator[pa.Table]:
         stopping = StopSignal(self.coordinator)
         for unit in units:
             try:
                 yield from self._unit(unit, stopping)
             except StorageError as exc:
                 if not self.set_aside:
-                    exc.about[schema.SHARD] = unit.shard.name
+                    exc.log_fields[schema.SHARD] = unit.shard.name
                     raise
                 self.coordinator.set_aside(unit.shard.name, exc.message)
             if stopping():
                 return
 
-    def _unit(self, unit: Unit, stopping: StopSignal) -> Iterator[pa.Table]:
+    def _unit(self, unit: ReadUnit, stopping: StopSignal) -> Iterator[pa.Table]:
         since = time.perf_counter()
         rows = accounted = 0
         for table in read(self.storage, self.layout, unit, self.fetch):
@@ -72,7 +72,7 @@ class Reader:
 class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray is not typed
     """A datasource with one Ray read task per task of the plan."""
 
-    def __init__(self, tasks: Iterable[tuple[Unit, ...]], reader: Reader) -> None:
+    def __init__(self, tasks: Iterable[tuple[ReadUnit, ...]], reader: Reader) -> None:
         super().__init__()
         self._tasks, self._reader = list(tasks), reader
 
@@ -89,10 +89,10 @@ class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray is not typed
         ]
 
 
-def _bind(reader: Reader, units: tuple[Unit, ...]) -> Callable[[], Iterator[pa.Table]]:
+def _bind(reader: Reader, units: tuple[ReadUnit, ...]) -> Callable[[], Iterator[pa.Table]]:
     return lambda: reader(units)
 
 
-def _block_metadata(units: tuple[Unit, ...]) -> BlockMetadata:
+def _block_metadata(units: tuple[ReadUnit, ...]) -> BlockMetadata:
     size = sum(unit.shard.entry.size for unit in units)
     return BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)

@@ -102,7 +102,7 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
         "decode_on": {"role": "cpu"}, "batch_size": 4, "wait_seconds": 120,
     }  # fmt: skip
     tree = small_job(tmp_path / "shards", tmp_path / "out").model_dump()
-    config = JobConfig.of(tree | {"compute": tree["compute"] | compute})
+    config = JobConfig.from_dict(tree | {"compute": tree["compute"] | compute})
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     (tmp_path / "seen").mkdir()
     command = [sys.executable, "-m", "tests.cluster.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "10"]

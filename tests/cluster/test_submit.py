@@ -35,8 +35,8 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
 
     slowly = ("--set", "compute.batch_size=1")  # so that there is something to stop
     first = head.start(*submit, *slowly, env={**keys, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"})  # the flag wins
-    until(lambda: Storage().tree(f"{output}/rows") or first.poll() is not None)
-    id = Path(Storage().tree(f"{output}/{SUBMITTED}")[0].path).stem
+    until(lambda: Storage().list_files(f"{output}/rows") or first.poll() is not None)
+    id = Path(Storage().list_files(f"{output}/{SUBMITTED}")[0].path).stem
     stopped = head.says("stop", id)
     assert stopped.startswith("STOPPED after ")
     followed = ended(first, 130)
@@ -61,7 +61,7 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     checks = verify(output, deep=True)
     assert all(check.ok for check in checks), show(checks)
 
-    written = [Storage().read(entry.path).decode() for entry in Storage().tree(f"{output}/{SUBMITTED}")]
+    written = [Storage().read(entry.path).decode() for entry in Storage().list_files(f"{output}/{SUBMITTED}")]
     assert {yaml.safe_load(text)["output"]["path"] for text in written} == {output}
     said = [log, followed, again, stopped, json.dumps(known), *written]
     said += [path.read_text(errors="replace") for path in head.logs.rglob("*") if path.is_file()]

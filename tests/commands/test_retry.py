@@ -146,6 +146,6 @@ def test_a_retry_keeps_its_lease_while_it_forgets(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(retrying, "_rewrite", slowly)
     for row in range(3):
         writer(tmp_path).write(batch(bad("a", row, reason="dns")), f"p{row}.parquet")
-    config = JobConfig.of({"source": {"path": "in"}, "output": {"path": str(tmp_path)}})
+    config = JobConfig.from_dict({"source": {"path": "in"}, "output": {"path": str(tmp_path)}})
     assert drop_rejects(Storage(), config, ["dns"], "retry") == 3
     assert held == [True, True, True]

@@ -16,7 +16,7 @@ from jobs import schema
 from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.errors import JobError, SetAside
+from jobs.errors import JobError, ShardsSetAside
 from jobs.output import footer, ledger
 from jobs.output.layout import FOLDERS
 from jobs.run import run
@@ -52,7 +52,7 @@ def tiny_job(bucket: str, proxy: FaultyS3, out: str = "out", **limits: object) -
     job = demo_job(f"{bucket}/in", f"{bucket}/{out}", storage=reach, limits=limits, compute={"batch_size": 4})
     tree = job.model_dump()
     tree["models"]["align"], tree["output"]["rows_per_file"] = None, 6
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def before(proxy: FaultyS3, spared: str) -> Fault:
@@ -143,7 +143,7 @@ def test_shards_that_are_done_are_not_asked_for_again(
     discover(Storage(config.storage), config.source)
     looks = proxy.asked("GET", r"/in/part-00000")  # the layout comes from the first shard's footer
     proxy.on("GET", r"/in/part-00000", DENIED, first=looks + 1, times=None)
-    with pytest.raises(SetAside):
+    with pytest.raises(ShardsSetAside):
         run(config)
     assert proxy.asked("GET", r"/in/part-00001") > 0
     proxy.light()

@@ -50,7 +50,7 @@ def small_job(source: str | Path, output: str | Path, **sections: Any) -> JobCon
     """Small batches and files, so that there are many objects. A decoder that paints exactly starts without torch."""
     tree = demo_job(source, output, compute={"batch_size": 8, "canvas": "exact"}, **sections).model_dump()
     tree["output"]["rows_per_file"] = 8
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def given(form: str, shards: int, count: int) -> dict[tuple[str, int], tuple[Any, ...]]:
@@ -154,7 +154,7 @@ def test_what_belongs_to_an_output_is_there(finished: Finished) -> None:
 def test_the_pinned_recipe_runs_again_and_does_nothing(finished: Finished) -> None:
     before = objects(finished.out)
     fs, path = fsspec.core.url_to_fs(finished.out)
-    summary = run(JobConfig.of(yaml.safe_load(fs.cat_file(f"{path}/_job.yaml"))))
+    summary = run(JobConfig.from_dict(yaml.safe_load(fs.cat_file(f"{path}/_job.yaml"))))
     assert not summary.run
     assert (summary.rows, summary.reasons) == (116, finished.summary.reasons)
     assert objects(finished.out) == before

@@ -77,8 +77,8 @@ def test_every_row_of_the_metadata_keeps_its_place_and_gains_its_result(
     before = read(given)
     assert joined.column_names == [*before.column_names, *ADDED]
     assert joined.select(before.column_names) == before
-    names = [entry.path.rpartition("/")[2] for entry in Storage().tree(given)]
-    assert [entry.path.rpartition("/")[2] for entry in Storage().tree(f"{where}/to")] == [EXPORT, *names[1:]]
+    names = [entry.path.rpartition("/")[2] for entry in Storage().list_files(given)]
+    assert [entry.path.rpartition("/")[2] for entry in Storage().list_files(f"{where}/to")] == [EXPORT, *names[1:]]
 
 
 def test_class_ids_have_their_names_and_the_metadata_its_own_footer(tmp_path: Path) -> None:

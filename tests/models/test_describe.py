@@ -25,7 +25,7 @@ def recipe(folder: Path, **section: Any) -> JobConfig:
     """For the one model in the folder, a classifier or an encoder."""
     kind = "align" if "Align" in (folder / "config.json").read_text() else "vit"
     models = {"vit": None, "align": None, kind: {"weights": str(folder), **section}}
-    return JobConfig.of({"source": {"path": "in"}, "models": models, "output": {"path": "out"}})
+    return JobConfig.from_dict({"source": {"path": "in"}, "models": models, "output": {"path": "out"}})
 
 
 def described(config: JobConfig) -> Spec:

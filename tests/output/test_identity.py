@@ -31,7 +31,7 @@ def specs() -> tuple[Spec, ...]:
 
 def pin(config: JobConfig, specs: tuple[Spec, ...]) -> JobConfig:
     """As a run over Parquet shards does."""
-    decided = {"format": "parquet", "path": STORAGE.pinned(str(config.source.path))}
+    decided = {"format": "parquet", "path": STORAGE.pin(str(config.source.path))}
     return identity.pin_config(config, config.source.model_copy(update=decided), specs)
 
 
@@ -42,7 +42,7 @@ def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
     for name in sections:
         section = section[name]
     section[key] = value
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_run_keeps_the_images_of_its_good_rows(
 ) -> None:
     tree = demo_job(scenes_parquet, tmp_path / "out", compute={"canvas": "exact"}).model_dump()
     tree["source"] = {"path": str(scenes_parquet), "keep": []}
-    config = JobConfig.of(tree | {"output": {"path": str(tmp_path / "out"), "keep_images": form}})
+    config = JobConfig.from_dict(tree | {"output": {"path": str(tmp_path / "out"), "keep_images": form}})
     (tmp_path / "out" / "images").mkdir(parents=True)
     orphan = tmp_path / "out" / "images" / images.object_name("part-dead-000000.parquet", form)
     orphan.write_bytes(b"half")  # of a run that died before it wrote the rows
