@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = checkpoints.write(args.home / args.size, args.size)
     _, spec = checkpoints.specs(folder)
-    filled = replace(spec, options={**spec.options, "reading": (64, True)})
+    filled = replace(spec, options={**spec.options, "tokenizer": (64, True)})
     model, plain = (
         DualEncoder(s, str(folder / "align"), InferenceOptions(torch.device("cpu"), torch.float32, FixedSize()))
         for s in (spec, filled)
@@ -61,7 +61,7 @@ def grouped(model: Any, texts: list[str], batch: int) -> torch.Tensor:
     parts = []
     for start in range(0, len(texts), batch):
         some = model.prepare(texts[start : start + batch])
-        parts.append(model._encoded(some.groups)[0][some.chosen])
+        parts.append(model._encode(some.groups)[0][some.inverse])
     return torch.cat(parts)
 
 
