@@ -9,13 +9,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.storage import Storage
+from tests.support.faulty_s3 import FaultyS3
+from tests.support.shards import put_folder
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "corpus"
 
@@ -74,6 +73,20 @@ def bucket(s3: str, request: pytest.FixtureRequest) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture
+def proxy(s3: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3) as running:
+        yield running
+
+
+@pytest.fixture
+def given(bucket: str, tmp_path: Path) -> list[tuple[str, int]]:
+    """Two shards of 12 rows at <bucket>/in; the address of each row."""
+    corpus.write_parquet(tmp_path / "in", 2, 12)
+    put_folder(tmp_path / "in", f"{bucket}/in")
+    return [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(12)]
+
+
 @pytest.fixture(scope="session")
 def scenes_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three Parquet shards of 40 demo scenes each, some rows broken."""
@@ -96,26 +109,6 @@ def photos() -> Path:
     if not (PHOTOS / "captions.jsonl").is_file():
         pytest.skip(f"no real photos at {PHOTOS}")
     return PHOTOS
-
-
-def demo_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
-    """A job with the embedded checkpoints; exact canvases, because decoders that need no torch start seconds sooner."""
-    tree: dict[str, Any] = {
-        "source": {"path": str(source)},
-        "compute": {"canvas": "exact"},
-        "models": {"vit": {"weights": "demo"}, "align": {"weights": "demo"}},
-        "output": {"path": str(output)},
-    }
-    for name, keys in sections.items():
-        tree[name] = {**tree.get(name, {}), **keys}
-    return JobConfig.of(tree)
-
-
-def put_folder(folder: Path, to: str) -> None:
-    """Copy local files below a folder to s3://."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            Storage().put(f"{to}/{path.relative_to(folder)}", path.read_bytes())
 
 
 def _wait_for(endpoint: str) -> None:

@@ -15,7 +15,7 @@ from cluster import local
 from jobs.cli import main
 from jobs.config import JobConfig
 from jobs.recipe import load_recipe
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import losses
-from tests.cluster.hosts import ROOT, Host, HostError, network, unavailable, until
+from tests.support import losses
+from tests.support.hosts import ROOT, Host, HostError, network, unavailable, until
 
 _OWNER = """
 import time
-from tests.cluster.hosts import network
+from tests.support.hosts import network
 with network() as made:
     made.boot("one").start("sleep", "1000")
     print(made.folder, flush=True)

@@ -11,7 +11,7 @@ from jobs.errors import OutputError
 from jobs.output.finished import FinishedOutput
 from jobs.output.layout import JOB
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jobs.demo import corpus, scenes
 from jobs.output import footer
 from jobs.recipe import load_recipe
 from jobs.run import run
-from tests.end_to_end.test_run import small_job
+from tests.support.recipes import small_job
 
 Damage = Callable[[Path], None]
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)

@@ -10,7 +10,7 @@ from jobs.demo import corpus, scenes
 from jobs.demo.score import score
 from jobs.demo.show import show
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(

@@ -13,7 +13,7 @@ from jobs.config import ComputeConfig
 from jobs.driver import resources
 from jobs.driver.resources import Resources, settle
 from jobs.errors import ClusterError
-from tests.driver.test_resources import HEAD, OUTPUT, cpu, gpu
+from tests.support.nodes import HEAD, OUTPUT, cpu, gpu
 
 
 class Growing:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,46 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import schema
-from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
-from jobs.demo import corpus
 from jobs.errors import JobError, SetAside
 from jobs.output import footer, ledger
-from jobs.output.layout import FOLDERS
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
-from tests.conftest import demo_job, put_folder
-from tests.end_to_end.test_run import addresses, read
-from tests.faulty_s3 import Exchange, Fault, FaultyS3, error, first, lose_answer
+from tests.support.faulty_s3 import DENIED, Exchange, Fault, FaultyS3, first, lose_answer
+from tests.support.outputs import check_whole
+from tests.support.recipes import tiny_job
 
 ROOT = Path(__file__).parents[2]
 DATA = r"/out[^/]*/(rows|rejects)/|/_job\.yaml"
 LAST = r"/_(labels|summary)\.json|/_SUCCESS"
-DENIED = error(403, "AccessDenied")  # nobody tries that again: the run ends at once, like a process that is gone
-
-
-@pytest.fixture
-def proxy(s3: str) -> Iterator[FaultyS3]:
-    with FaultyS3(s3) as running:
-        yield running
-
-
-@pytest.fixture
-def given(bucket: str, tmp_path: Path) -> list[tuple[str, int]]:
-    """Two shards of 12 rows at <bucket>/in; the address of each row."""
-    corpus.write_parquet(tmp_path / "in", 2, 12)
-    put_folder(tmp_path / "in", f"{bucket}/in")
-    return [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(12)]
-
-
-def tiny_job(bucket: str, proxy: FaultyS3, out: str = "out", **limits: object) -> JobConfig:
-    """One model, and an object for about each shard."""
-    reach = {"endpoint_url": proxy.endpoint, "anonymous": True, "region": "us-east-1"}
-    job = demo_job(f"{bucket}/in", f"{bucket}/{out}", storage=reach, limits=limits, compute={"batch_size": 4})
-    tree = job.model_dump()
-    tree["models"]["align"], tree["output"]["rows_per_file"] = None, 6
-    return JobConfig.of(tree)
 
 
 def before(proxy: FaultyS3, spared: str) -> Fault:
@@ -89,13 +62,6 @@ def fails_at(proxy: FaultyS3, config: JobConfig, path: str, window: Window, k: i
     return False
 
 
-def check(config: JobConfig, given: list[tuple[str, int]]) -> None:
-    rows, rejects = (read(config.output.path, folder) for folder in FOLDERS)
-    assert addresses(rows, rejects) == given
-    checks = verify(config.output.path, deep=True)
-    assert all(check.ok for check in checks), show(checks)
-
-
 @pytest.mark.slow
 @WINDOWS
 def test_a_run_that_dies_at_any_write_of_rows_is_completed_by_the_next(
@@ -109,7 +75,7 @@ def test_a_run_that_dies_at_any_write_of_rows_is_completed_by_the_next(
         assert not Storage().exists(f"{config.output.path}/_SUCCESS")
         ledger.read(Storage(), config.output.path)  # raises at an object that is not whole
         run(config)
-        check(config, given)
+        check_whole(config.output.path, given)
         k += 1
     assert k >= (4 if window is after else 2)  # the recipe, and at least two objects of rows
 
@@ -132,7 +98,7 @@ def test_a_run_that_dies_at_any_write_of_the_end_is_completed_by_the_next(
             run(config)
             assert all(map(Storage().exists, marks))
             assert proxy.asked("PUT", DATA) == proxy.asked("GET", r"/in/part-00001") == 0
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_shards_that_are_done_are_not_asked_for_again(
@@ -150,7 +116,7 @@ def test_shards_that_are_done_are_not_asked_for_again(
     proxy.forget()
     run(config)
     assert proxy.asked("GET", r"/in/part-00001") == 0
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_what_an_orphan_writes_late_is_removed(
@@ -165,7 +131,7 @@ def test_what_an_orphan_writes_late_is_removed(
     summary = run(config)
     assert summary.rows + summary.rejects == len(given)
     assert not set(map(name, orphans)) & set(map(name, Storage().find(f"{config.output.path}/rows")))
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_what_an_orphan_wrote_before_a_run_was_planned_is_removed_too(
@@ -178,7 +144,7 @@ def test_what_an_orphan_wrote_before_a_run_was_planned_is_removed_too(
     adopt(orphans[:1], f"{config.output.path}/rows", "late-")
     Storage().delete(f"{config.output.path}/_SUCCESS")
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def adopt(objects: list[Entry], folder: str, prefix: str = "") -> None:
@@ -212,7 +178,7 @@ def test_the_lease_of_a_dead_process_blocks_nobody(
     left = json.loads(Storage().read(f"{config.output.path}/_lease.json"))
     assert left["until"] > 0
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_the_error_that_stopped_a_run_is_the_one_it_ends_with(
@@ -241,4 +207,4 @@ def test_a_run_is_not_refused_by_its_own_lease(
     proxy.on("PUT", r"/_lease", lose_answer)
     config = tiny_job(bucket, proxy)
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)

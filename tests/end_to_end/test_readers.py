@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 DIM = 128
 COLUMNS = ["shard", "row", "key", "url", "width", "height", "labels", "label_probs"]

@@ -12,7 +12,7 @@ from jobs import schema
 from jobs.cli import DONE, FAILED, main
 from jobs.commands.report import contact_sheet, sample
 from jobs.demo import corpus, scenes
-from tests.end_to_end.test_run import small_job
+from tests.support.recipes import small_job
 
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)
 

@@ -9,8 +9,8 @@ import pytest
 from jobs.config import FetchConfig
 from jobs.fetch import Fetcher, addresses
 from jobs.fetch.addresses import Addresses, Refused
-from tests.fetch.conftest import MakeFetcher, fetched, only
-from tests.fetch.hostile import IMAGE, Everywhere, Hostile
+from tests.support.fetchers import MakeFetcher, fetched, only
+from tests.support.hostile import IMAGE, Everywhere, Hostile
 
 SPECIAL = [
     "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.254", "168.63.129.16",

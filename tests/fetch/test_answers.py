@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import ClusterError, Reject
 from jobs.fetch import hosts
-from tests.fetch import hostile
-from tests.fetch.conftest import MakeFetcher, fetched, only
-from tests.fetch.hostile import IMAGE, Everywhere, Hostile
+from tests.support import hostile
+from tests.support.fetchers import MakeFetcher, fetched, only
+from tests.support.hostile import IMAGE, Everywhere, Hostile
 
 
 @pytest.mark.parametrize(

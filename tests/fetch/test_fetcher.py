@@ -14,8 +14,8 @@ import pytest
 from jobs.config import FetchConfig
 from jobs.errors import ConfigError
 from jobs.fetch import Fetcher, memory
-from tests.fetch.conftest import MakeFetcher, fetched, only
-from tests.fetch.hostile import IMAGE, Everywhere, Hostile
+from tests.support.fetchers import MakeFetcher, fetched, only
+from tests.support.hostile import IMAGE, Everywhere, Hostile
 
 
 def test_every_url_gets_its_own_bytes_once(fetcher: MakeFetcher, server: Hostile) -> None:
@@ -152,7 +152,7 @@ from collections import Counter
 from jobs.config import FetchConfig
 from jobs.errors import Reject
 from jobs.fetch import Fetcher, memory
-from tests.fetch.hostile import Everywhere
+from tests.support.hostile import Everywhere
 
 port, rows = int(sys.argv[1]), int(sys.argv[2])
 memory.LARGE, memory.BACKLOG = 8 << 20, 4 << 20

@@ -14,9 +14,9 @@ from jobs.errors import CheckpointError, JobError
 from jobs.models import weights
 from jobs.models.weights import DEMO_WEIGHTS, folder_of, pin
 from jobs.storage import Storage
-from tests.conftest import put_folder
-from tests.faulty_s3 import FaultyS3, delay
-from tests.models.checkpoints import copy, hub_align, rewrite, tensors
+from tests.support.checkpoints import copy, hub_align, rewrite, tensors
+from tests.support.faulty_s3 import FaultyS3, delay
+from tests.support.shards import put_folder
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

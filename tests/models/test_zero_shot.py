@@ -17,7 +17,7 @@ from jobs.models.labels import listed
 from jobs.models.weights import DEMO_WEIGHTS
 from jobs.models.zero_shot import Score, ZeroShot
 from jobs.storage import Storage
-from tests.models.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
+from tests.support.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
 
 LABELS = scenes.LABELS[:20]
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)

@@ -12,8 +12,8 @@ from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.output import images
 from jobs.run import run
-from tests.conftest import demo_job
-from tests.sources import read_all
+from tests.support.recipes import demo_job
+from tests.support.shards import read_all
 
 
 def rows(count: int = 3) -> pa.Table:

@@ -16,9 +16,10 @@ from jobs.output.ledger import Ledger, missing
 from jobs.row_ranges import Coverage
 from jobs.run import run
 from jobs.storage import Storage
-from tests.end_to_end.test_run import addresses, objects, small_job
-from tests.end_to_end.test_run import read as table
-from tests.output.test_writer import bad, batch, end, good, writer
+from tests.support.outputs import addresses, objects
+from tests.support.outputs import read as table
+from tests.support.recipes import small_job
+from tests.support.rows import bad, batch, end, good, writer
 
 WIDER = {pa.int32(): pa.int64()}
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from jobs.config import JobConfig
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 def test_a_model_that_is_left_out_leaves_no_columns(ray_session: None, scenes_parquet: Path, tmp_path: Path) -> None:

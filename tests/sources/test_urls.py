@@ -16,8 +16,7 @@ from jobs.sources import BLOCK_ROWS, Unit, urls
 from jobs.sources.discover import read
 from jobs.sources.lookup import read_rows as look_up
 from jobs.storage import Storage
-from tests.sources import Raw, listed, refusal, write_parquet
-from tests.sources.test_selection import accounted
+from tests.support.shards import Raw, accounted, listed, refusal, write_parquet
 
 LOCAL = FetchConfig(allow_networks=("127.0.0.0/8",), retries=0, requests=32, requests_per_host=32)
 ROWS = 300

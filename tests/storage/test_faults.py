@@ -18,12 +18,11 @@ from jobs.sources import Unit
 from jobs.sources.discover import discover
 from jobs.sources.discover import read as read_unit
 from jobs.storage import CHUNK, Storage, retry
-from tests.conftest import put_folder
-from tests.end_to_end.test_crash_windows import DENIED, check, given, proxy, tiny_job
-from tests.faulty_s3 import Fault, FaultyS3, cut, delay, error, first, lose_answer, reset, short
-from tests.test_log import events
-
-__all__ = ["given", "proxy"]
+from tests.support.events import events
+from tests.support.faulty_s3 import DENIED, Fault, FaultyS3, cut, delay, error, first, lose_answer, reset, short
+from tests.support.outputs import check_whole
+from tests.support.recipes import tiny_job
+from tests.support.shards import put_folder
 
 SLOW_DOWN = error(503, "SlowDown")
 DATA_BYTES = bytes(range(256)) * 4096  # 1 MiB
@@ -162,7 +161,7 @@ def test_a_job_on_a_store_that_stumbles_comes_out_whole(
     proxy.on("GET", r"/in/", cut(700), first=3)
     config = tiny_job(bucket, proxy)
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
@@ -178,7 +177,7 @@ def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
     before = {obj.entry.path for obj in read_ledger(Storage(), config.output.path).objects}
     run(config)
     assert before <= {obj.entry.path for obj in read_ledger(Storage(), config.output.path).objects}
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,4 +211,4 @@ def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(
     proxy.light()
     summary = run(config)
     assert summary.run["rows"] == 12
-    check(config, given)
+    check_whole(config.output.path, given)

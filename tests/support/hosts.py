@@ -4,7 +4,7 @@ A host is namespaces and nothing else. It lives as long as its first process, an
 open: however its owner ends, the kernel takes the host's processes, mounts and cables away. Their switch is in a
 namespace too, so that nothing has a name in the machine's own network, and two runs never meet.
 
-`python -m tests.cluster.hosts` shows a cluster that loses hosts in the middle of a job.
+`python -m tests.support.hosts` shows a cluster that loses hosts in the middle of a job.
 """
 
 import os
@@ -193,6 +193,6 @@ def _said(command: Sequence[str], seconds: float = 60) -> str:
 
 
 if __name__ == "__main__":
-    from tests.cluster.losses import show
+    from tests.support.losses import show
 
     sys.exit(show())

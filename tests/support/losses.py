@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.demo import corpus
-from tests.cluster.hosts import Host, HostError, Network, network, unavailable, until
-from tests.conftest import demo_job, put_folder
+from tests.support.hosts import Host, HostError, Network, network, unavailable, until
+from tests.support.recipes import demo_job
+from tests.support.shards import put_folder
 
 SHARDS, ROWS = 28, 120
 SOURCE, OUTPUT = "s3://coyo/in", "s3://coyo/out"
@@ -89,7 +90,7 @@ def cluster() -> Iterator[Cluster]:
         made.s3.start(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "9000")
         try:
             until(lambda: made.get(STORE), "the S3 server answers")
-            made.client.run(sys.executable, "-m", "tests.cluster.losses", made.client.disk, env=_KEYS)
+            made.client.run(sys.executable, "-m", "tests.support.losses", made.client.disk, env=_KEYS)
             yield made
         except Exception as exc:
             for host in hosts.known.values():

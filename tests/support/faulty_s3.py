@@ -236,3 +236,6 @@ def _body(handler: BaseHTTPRequestHandler) -> bytes:
     while handler.rfile.readline().strip():  # trailers
         pass
     return b"".join(parts)
+
+
+DENIED = error(403, "AccessDenied")  # nobody tries that again: the run ends at once, like a process that is gone
