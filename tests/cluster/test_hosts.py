@@ -71,7 +71,7 @@ def test_a_host_is_apart_and_its_link_and_its_power_can_be_cut() -> None:
 
         sleeping = one.start("sleep", "1000")
         one.kill()
-        assert sleeping.wait(5) != 0
+        assert sleeping.wait(240) != 0
         assert hears(two, "one") == SILENT
         with pytest.raises(HostError, match="one is down"):
             one.run("true")
@@ -104,7 +104,7 @@ def test_nothing_is_left_of_hosts_when_their_owner_fails_or_is_killed() -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    until(lambda: not left_of(folder), "all of them end", 10)
+    until(lambda: not left_of(folder), "all of them end")
     shutil.rmtree(folder)  # only files are left, and no mount
     assert {link.name for link in links.iterdir()} <= before
 

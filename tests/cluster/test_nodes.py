@@ -113,9 +113,9 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
         return (tmp_path / "log").read_text()
 
     # What the run says is waited for, not what processes there are: a node is a process before the run has it.
-    until(lambda: "has come" in said() or driver.poll() is not None, 180)
+    until(lambda: "has come" in said() or driver.poll() is not None)
     os.kill(nodes("gpu", growing)[0], signal.SIGKILL)
-    until(lambda: "is gone" in said() or driver.poll() is not None, 60)
+    until(lambda: "is gone" in said() or driver.poll() is not None)
     (tmp_path / "seen/hurry").touch()
     assert driver.wait(200) == 0, said()
     assert "waiting   compute.gpus.min is 1, but Ray sees 0 on nodes with card: h" in said()

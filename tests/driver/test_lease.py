@@ -25,8 +25,8 @@ def lease(folder: Path, run: str, part: Partition | None = None) -> Lease:
 
 
 def left_behind(folder: Path, **about: Any) -> None:
-    """A lease of run `old`, which lives here for another minute, where `about` says nothing else."""
-    holder = {"run": "old", "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + 60}
+    """A lease of run `old`, which lives here for another hour, where `about` says nothing else."""
+    holder = {"run": "old", "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + 3600}
     (folder / "_lease.json").write_text(json.dumps(holder | about))
 
 

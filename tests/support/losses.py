@@ -20,10 +20,10 @@ HEAD, STORE = "http://head:8265", "http://s3:9000"
 TOKEN = "0c1d7f4e2b9a4d6c8e5f3a7b1c2d9e8f"
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": STORE}
 # Who pulls a cable gets no answer any more, and no refusal either: only the head's health check finds that. It gives a
-# node up after 5 checks that took 10 s each, 3 s apart: a minute of a test. Here 3 checks of 3 s, 1 s apart.
+# node up after 5 checks that took 10 s each, 3 s apart: a minute of a test. Here 3 checks of 5 s, 1 s apart.
 _HEALTH = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
 }
 # Processes start when there is work for them: all hosts share the cores of one machine.
@@ -77,7 +77,7 @@ class Cluster:
 
     def says(self, *words: object) -> str:
         """What `coyo-jobs WORDS` prints on the client. Raises HostError where its code is not 0."""
-        return self.client.run(*_command(*words), env=_KEYS, seconds=120)
+        return self.client.run(*_command(*words), env=_KEYS, seconds=240)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
 
     def rows(more_than: int) -> int:
         """How many are annotated, as soon as it is more, in the middle of the job. Repeated ones count again."""
-        until(lambda: job.poll() is not None or made.progress()["rows"] > more_than, "rows are annotated", 120)
+        until(lambda: job.poll() is not None or made.progress()["rows"] > more_than, "rows are annotated")
         now = made.progress()
         if now["state"] != "running":
             raise HostError(f"the job is no longer in its middle: {now}")

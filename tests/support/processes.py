@@ -28,10 +28,11 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-def until(true: Callable[[], object], seconds: float = 90) -> None:
+def until(true: Callable[[], object], seconds: float = 240) -> None:
+    """Wait for what will happen. The limit is not a claim: it only says earlier than pytest's what did not happen."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, f"not after {seconds:.0f} s"
         time.sleep(0.02)
 
 
