@@ -4,19 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint types quick clean
+.PHONY: demo test bench lint types quick soak clean
 
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
 
+# Two workers: tests wait more than they compute. A group of tests that share a Ray stays in one worker.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+# Everything that needs neither Ray nor minutes.
 quick: $(READY)
-	$(BIN)/pytest -m "not slow" -x
+	$(PYTEST) -m "not ray and not slow and not soak" -x
+
+# By hand, before a release: every crash window through Ray, the image, and a job that is killed again and again.
+soak: $(READY)
+	$(BIN)/pytest -m soak
+	$(BIN)/python -m benchmarks.kill_soak soak
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo soak .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -5,17 +5,25 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from jobs.demo import corpus
 from tests.support.faulty_s3 import FaultyS3
+from tests.support.in_process import without_ray
+from tests.support.processes import until
 from tests.support.shards import put_folder
 
+# Deadlines and health checks of hypothesis count seconds: a busy machine would fail them.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+RAY = {"ray_session", "head", "growing"}  # fixtures
 PHOTOS = Path(__file__).parents[2] / "shared" / "corpus"
 
 
@@ -31,6 +39,13 @@ def ray_session(s3: str) -> Iterator[None]:
     )  # fmt: skip
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def no_ray() -> Iterator[None]:
+    """A run takes place in this process."""
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -112,19 +127,30 @@ def photos() -> Path:
 
 
 def _wait_for(endpoint: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(endpoint, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(f"the S3 server at {endpoint} did not come up")
+    def answers() -> bool:
+        with suppress(OSError):
+            urllib.request.urlopen(endpoint, timeout=60).close()
+            return True
+        return False
+
+    until(answers)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a typo should not wait for a cluster."""
+    """Quick tests first: a typo should not wait for a cluster; then the longest, so that all workers end together.
+
+    A group stays in one worker. Tests of a module share its fixtures, so they are one group, or two: those that use Ray
+    and those that do not.
+    """
 
     def cost(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("slow") is not None, "ray_session" in getattr(item, "fixturenames", ())
+        ray, slow = (item.get_closest_marker(name) is not None for name in ("ray", "slow"))
+        return ray or slow, not slow
 
+    for item in items:
+        if RAY & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{'-'.join(map(str, map(int, cost(item))))}"))
     items.sort(key=cost)
