@@ -70,7 +70,7 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
 def run(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str]]:
     """Runs a recipe; its exit code, and all it said."""
     if request.param == "here":
-        request.getfixturevalue("ray_session")
+        request.getfixturevalue("no_ray")
 
         def here(recipe: Path) -> tuple[int, str]:
             return main(["run", str(recipe)]), "".join(capfd.readouterr())
@@ -80,7 +80,7 @@ def run(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Ca
 
     def there(recipe: Path) -> tuple[int, str]:
         process = head.start("submit", recipe, "--shared-paths", "--wait")
-        said = "".join(process.communicate(timeout=240))
+        said = "".join(process.communicate(timeout=500))
         return process.returncode, said
 
     return there

@@ -13,6 +13,8 @@ from jobs.output.layout import JOB
 from jobs.run import run
 from tests.support.recipes import demo_job
 
+pytestmark = pytest.mark.xdist_group("scenes")  # who shares an output
+
 
 @pytest.fixture(scope="module")
 def output(s3: str, ray_session: None, scenes_parquet: Path) -> str:

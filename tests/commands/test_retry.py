@@ -22,6 +22,7 @@ from jobs.driver import lease
 from jobs.output.identity import load_job
 from jobs.run import run
 from jobs.storage import Storage
+from tests.support.in_process import without_ray
 from tests.support.outputs import check_whole, rows_of
 from tests.support.recipes import small_job
 from tests.support.rows import bad, batch, writer
@@ -30,7 +31,7 @@ GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """2 shards of 20 good rows, of which three each are not: rows 0 and 8 not_an_image, row 7 empty."""
     folder = tmp_path_factory.mktemp("retry") / "job"
     corpus.write_parquet(folder / "in", 2, 20)
@@ -39,12 +40,13 @@ def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Job
         images = [GARBAGE.get(row, good) for row in range(20)]
         replace(path, images)
     config = small_job(folder / "in", folder / "out", limits={"after_rows": 3})
-    assert run(config).reasons == {"not_an_image": 4, "empty": 2}
+    with without_ray():
+        assert run(config).reasons == {"not_an_image": 4, "empty": 2}
     return config
 
 
 @pytest.fixture
-def job(finished: JobConfig, tmp_path: Path) -> Iterator[JobConfig]:
+def job(no_ray: None, finished: JobConfig, tmp_path: Path) -> Iterator[JobConfig]:
     """As it was, for each test: in its own place, since where the source is belongs to a job's identity."""
     folder = Path(finished.output.path).parent
     shutil.copytree(folder, tmp_path / "whole")
@@ -110,7 +112,7 @@ def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConf
     check_whole(job.output.path, rows_of(2, 20))
 
 
-def test_a_damaged_shard_is_whole_again_once_its_file_is(ray_session: None, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_whole_again_once_its_file_is(no_ray: None, tmp_path: Path) -> None:
     """A restored shard could not be had: the output was "complete", with ten rows of twenty, for ever."""
     corpus.write_tars(tmp_path / "in", 2, 20)
     path = tmp_path / "in" / "00001.tar"

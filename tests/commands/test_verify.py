@@ -17,6 +17,7 @@ from jobs.demo import corpus, scenes
 from jobs.output import footer
 from jobs.recipe import load_recipe
 from jobs.run import run
+from tests.support.in_process import without_ray
 from tests.support.recipes import small_job
 
 Damage = Callable[[Path], None]
@@ -24,12 +25,13 @@ TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background"
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """in/ with 2 shards of 40 rows, out/ with several objects of each kind."""
     folder = tmp_path_factory.mktemp("verify")
     corpus.write_parquet(folder / "in", 2, 40)
     align = {"weights": "demo", "pooled": True, "zero_shot": {"labels": scenes.LABELS, "templates": TEMPLATES}}
-    run(small_job(folder / "in", folder / "out", models={"align": align}))
+    with without_ray():
+        run(small_job(folder / "in", folder / "out", models={"align": align}))
     return folder
 
 

@@ -13,6 +13,7 @@ from jobs.run import run
 from tests.support.recipes import demo_job
 
 
+@pytest.mark.xdist_group("scenes")
 def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
     s3: str, ray_session: None, scenes_parquet: Path
 ) -> None:
@@ -29,7 +30,7 @@ def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
 
 
 def test_show_leaves_a_recipe_an_output_and_a_picture(
-    s3: str, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    s3: str, no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show(str(tmp_path), 2, 20)
     (out,) = tmp_path.glob("out*")

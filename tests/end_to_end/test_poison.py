@@ -70,7 +70,7 @@ def start(folder: Path, config: JobConfig) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-m", "jobs", "run", str(folder / "job.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env={**environment, "PYTHONPATH": str(folder / "plugin")}, timeout=280,
+        env={**environment, "PYTHONPATH": str(folder / "plugin")}, timeout=500,
     )  # fmt: skip
 
 

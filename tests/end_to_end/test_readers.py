@@ -11,6 +11,8 @@ import pytest
 from jobs.run import run
 from tests.support.recipes import demo_job
 
+pytestmark = pytest.mark.xdist_group("scenes")  # who shares an output
+
 DIM = 128
 COLUMNS = ["shard", "row", "key", "url", "width", "height", "labels", "label_probs"]
 COLUMNS += ["image_embedding", "text_embedding", "similarity"]

@@ -1,8 +1,9 @@
 """The main job from end to end: every row of the source comes out exactly once, whatever happens on the way.
 
-The same tests run on folders and on S3, on Parquet shards and on tars.
+The same tests run on folders and on S3, on Parquet shards and on tars, with Ray and without.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from jobs.demo import corpus
 from jobs.errors import Reason
 from jobs.output.summary import Summary
 from jobs.run import run
+from tests.support.in_process import without_ray
 from tests.support.outputs import addresses, objects, read
 from tests.support.processes import cut_down
 from tests.support.recipes import small_job
@@ -57,12 +59,25 @@ def given(form: str, shards: int, count: int) -> dict[tuple[str, int], tuple[Any
     return found
 
 
-@pytest.fixture(scope="module", params=["parquet-local", "parquet-s3", "tars-local", "tars-s3"])
+def here(form: str, where: str) -> Any:
+    return pytest.param((form, where, without_ray), id=f"{form}-{where}")
+
+
+def on_ray(form: str, where: str) -> Any:
+    return pytest.param((form, where, contextlib.nullcontext), id=f"{form}-{where}-ray", marks=pytest.mark.ray)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[here("parquet", "s3"), here("tars", "local"), on_ray("parquet", "local"), on_ray("tars", "s3")],
+)
 def finished(
-    s3: str, ray_session: None, scenes_parquet: Path, scenes_tars: Path, tmp_path_factory: pytest.TempPathFactory,
+    s3: str, scenes_parquet: Path, scenes_tars: Path, tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Finished:  # fmt: skip
-    form, where = request.param.split("-")
+    form, where, running = request.param
+    if running is not without_ray:
+        request.getfixturevalue("ray_session")
     folder = {"parquet": scenes_parquet, "tars": scenes_tars}[form]
     if where == "local":
         config = small_job(folder, tmp_path_factory.mktemp(form) / "out")
@@ -72,7 +87,8 @@ def finished(
         # Ray's processes may be older than the server and lack its credentials.
         reach = {"endpoint_url": s3, "anonymous": True, "region": "us-east-1"}
         config = small_job(f"s3://run-{form}/in", f"s3://run-{form}/out", storage=reach)
-    return Finished(form, config.output.path, run(config), given(form, 3, 40))
+    with running():
+        return Finished(form, config.output.path, run(config), given(form, 3, 40))
 
 
 def _public(bucket: str) -> None:

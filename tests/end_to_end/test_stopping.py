@@ -18,7 +18,7 @@ from jobs.demo import corpus
 from jobs.run import run
 from tests.support.events import events
 from tests.support.outputs import check_whole, rows_of
-from tests.support.processes import ours, started, until
+from tests.support.processes import ours, retire_workers, started, until
 from tests.support.recipes import small_job
 
 UNFINISHED = {"every row of every shard is committed", "_SUCCESS is there"}
@@ -39,7 +39,7 @@ def test_ctrl_c_ends_a_run_in_order(ray_session: None, tmp_path: Path, config: J
     with started(tmp_path, "-m", "jobs", "run", str(tmp_path / "job.yaml")) as process:
         until(lambda: list(tmp_path.glob("out/rows/*.parquet")) or process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)
-        code = process.wait(90)
+        code = process.wait(500)
     log = (tmp_path / "log").read_text()
     assert code == INTERRUPTED, log
     assert [line for line in log.splitlines() if line.startswith("error: ")] == [
@@ -61,7 +61,7 @@ def test_a_signal_while_ray_starts_ends_a_run_in_order(tmp_path: Path, config: J
         until(lambda: "source  " in (tmp_path / "log").read_text())
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(90) == INTERRUPTED
+        assert process.wait(500) == INTERRUPTED
     assert "\nerror: " in (tmp_path / "log").read_text() or "interrupted" in (tmp_path / "log").read_text()
 
 
@@ -79,6 +79,7 @@ def test_a_corpus_of_garbage_stops_early_and_says_why(
     tree["source"]["keep"] = []
     (tmp_path / "job.yaml").write_text(JobConfig.of(tree).to_yaml())
     assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == FAILED
+    retire_workers()
     error = events(capfd.readouterr().err)[-1]
     told = error["message"]
     assert "not_an_image" in told

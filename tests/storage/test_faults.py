@@ -164,7 +164,7 @@ def test_a_job_on_a_store_that_stumbles_comes_out_whole(
 
 
 def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     config = tiny_job(bucket, proxy)
     proxy.on("GET", r"/in/part-00001", error(403, "ExpiredToken"), times=None)
@@ -190,7 +190,7 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path,
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """One object with a broken ACL must not hold up 10,000 others, nor be forgotten."""

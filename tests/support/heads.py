@@ -61,7 +61,7 @@ class Place:
 
 def ended(process: "subprocess.Popen[str]", code: int) -> str:
     """All it said, when it has ended with this code."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     return out + err

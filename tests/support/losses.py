@@ -161,7 +161,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
     lost[other.name] = count = rows(rows(0))
     other.kill()
     told(f"killed     {other.name}, after {count} rows")
-    code = job.wait(300)
+    code = job.wait(500)
     told(f"done       with code {code}")
     alive, dead = made.nodes()
     told(f"nodes      {', '.join(sorted(alive))} are alive")
