@@ -1,10 +1,10 @@
-# Two commands for a fresh machine: make demo, make test. Both set up everything first.
+# On a fresh machine: make demo, make test, make docs. Each sets up everything first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint types quick soak clean
+.PHONY: demo test bench lint types quick soak docs picture clean
 
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
@@ -27,6 +27,14 @@ soak: $(READY)
 	$(BIN)/pytest -m soak
 	$(BIN)/python -m benchmarks.kill_soak soak
 
+# A site of static files in site/; the reference in it is made from the code.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "open site/index.html"
+
+picture: $(READY)
+	$(BIN)/python -m docs.generate.picture
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +54,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo soak .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site soak .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ import ray
 
 from cluster.claims import Claim, claims
 from cluster.nodes import Node, alive
+from cluster.ray_internals import silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 _KNOCK = 20.0  # seconds
@@ -60,8 +61,7 @@ def session() -> Iterator[Session]:
 
         def nodes() -> list[Node]:
             starting.result()
-            # Ray prints twenty lines for each process that dies, on stdout; the run says in one what it does about it.
-            ray._private.worker._worker_logs_enabled = False
+            silence_worker_logs()  # the run says in one line what it does about a process that died
             return alive()
 
         try:

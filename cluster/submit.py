@@ -12,18 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from cluster.answers import HeadError, Unreachable, absent, translated
+from cluster.ray_internals import JobClient, use_token
 from cluster.runtime_env import STOP_SECONDS, Environment
 
 STOPPED = 130  # the exit code of what was stopped: what Ctrl-C gives
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # where Ray's own commands look, in this order
-_CONNECT, _ANSWER = 10.0, 60.0  # seconds
+_STOP_GRACE = 60.0  # seconds
 _AGAIN, _PATIENCE = 2.0, 300.0  # seconds between two looks, and for how long a head may be away
 _SOON, _WAITING_EVERY = 10.0, 30.0
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # of a submission: a part of urls and of file names
@@ -133,10 +132,12 @@ class Head:
             return now
         with translated(self.address):
             self.client.stop_job(id)
-        deadline = time.monotonic() + STOP_SECONDS + _ANSWER
+        deadline = time.monotonic() + STOP_SECONDS + _STOP_GRACE
         while not (now := self.look(id)).over:
             if time.monotonic() > deadline:
-                raise HeadError(f"{id}: still {now.state} {STOP_SECONDS + _ANSWER:.0f} s after it was asked to stop")
+                raise HeadError(
+                    f"{id}: still {now.state} {STOP_SECONDS + _STOP_GRACE:.0f} s after it was asked to stop"
+                )
             time.sleep(0.5)
         return now
 
@@ -158,13 +159,6 @@ class Head:
                 skip = max(0, skip - len(text))
 
 
-class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's, which waits for ever for a host that drops packets."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, **{"timeout": (_CONNECT, _ANSWER), **options})
-
-
 def connect(address: str | None = None, verify: str = "true") -> Head:
     """To the head at http(s)://HOST:PORT, or at the address in Ray's own variables.
 
@@ -177,14 +171,14 @@ def connect(address: str | None = None, verify: str = "true") -> Head:
     if not given:
         raise HeadError("no cluster is named", "--address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):  # who names a token wants it used
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        use_token()
     shown, trust = _shown(given), {"true": True, "false": False}.get(verify.lower(), verify)
     with translated(shown), _named(given):
         try:
-            client = _Client(given, headers=_headers(), verify=trust)
+            client = JobClient(given, headers=_headers(), verify=trust)
         except (TypeError, ValueError) as exc:  # an address, or an answer, that no head has
             raise absent(shown) from exc
-    theirs = client._server_ray_version
+    theirs = client.server_version
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise HeadError(
             f"{shown} runs Ray {theirs}, and this package needs Ray {ray.__version__}",

@@ -18,6 +18,38 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 FORMS = ("text", "json")
+# Every event: its meaning, and the fields it has beside `time`, `level`, `event`, `message` and `run`.
+EVENTS = {
+    "source": ("what the source holds and how it is read", "shards, format"),
+    "model": ("a checkpoint that was resolved and checked", "weights, revision"),
+    "forwards": ("the names of the variables that `submit` forwards", ""),
+    "recipe": ("where `submit` wrote the resolved recipe", ""),
+    "submitted": ("a run was handed to a cluster", "submission"),
+    "plan": ("what is left to read, and what runs on what", "shards, shards_left"),
+    "waiting": ("the run cannot begin yet; the message says what it waits for", "seconds"),
+    "progress": (
+        "where the run is, every 30 s; `rows` counts input rows, `rejects` those of them without a result",
+        "state, rows, total, rejects, reasons, rate, seconds, seconds_left, shards_read, shards_left, waiting",
+    ),
+    "shard": (
+        "a shard has its last result or reject; without the rows that an earlier run committed",
+        "shard, rows, rejects, reasons, damage, seconds",
+    ),
+    "set_aside": ("a shard that storage would not give; the next run tries it again", "shard"),
+    "note": ("something that needs no action now", "shard"),
+    "output": ("something that was found or changed in the output", ""),
+    "retry": ("rejected rows that will be computed again", "rows"),
+    "export": ("how far an export is, and what it leaves out", ""),
+    "join": ("how far a join is, and how it matches rows", ""),
+    "ended": ("a submission that was waited for has ended", "submission, code"),
+    "finished": (
+        "the last event of a run that ended well",
+        "output, shards, rows, rejects, reasons, damaged_shards, seconds",
+    ),
+    "stopped": ("the last event of a run that was stopped; it has the fields of progress, too", "error, hint, code"),
+    "error": ("the last event of a command that failed", "error, hint, code, shard, worst_shards"),
+    "other": ("what a library said, with the logger it came from", "logger"),
+}
 LOGGER = logging.getLogger("coyo_jobs")
 _STRAY = logging.getLogger("stderr")  # what others print there
 _STRAY.setLevel(logging.INFO)

@@ -12,9 +12,11 @@ before `row`, and with a `_total` closes its shard, which has so many rows; its 
 Columns that start with an underscore travel between stages only, so no source column can collide with them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
+
+from jobs.errors import Reason, Reject, Stage
 
 SCHEMA_VERSION = 1
 
@@ -31,6 +33,25 @@ RESERVED = frozenset(
     {SHARD, ROW, KEY, LABELS, LABEL_PROBS, IMAGE_EMBEDDING, TEXT_EMBEDDING, SIMILARITY}
     | {ZERO_SHOT_LABELS, ZERO_SHOT_PROBS, IMAGE_POOLED, TEXT_POOLED}
 )
+
+# What each column of an output holds, as the documentation shows it.
+MEANING = {
+    SHARD: "the input file, as its path below the source's folder",
+    ROW: "index of the row in its shard as stored, from 0; with `shard`, the row's address",
+    KEY: "the source's own id: COYO's `id`, a tar's key; null where the source has none",
+    LABELS: "class ids, most probable first; `_labels.json` has the names",
+    LABEL_PROBS: "probabilities of `labels`, in the same order",
+    ZERO_SHOT_LABELS: "indexes into `_zero_shot_labels.json`, the recipe's own labels; most probable first",
+    ZERO_SHOT_PROBS: "probabilities of `zero_shot_labels`, in the same order",
+    IMAGE_EMBEDDING: "embedding of the image, L2-normalised",
+    TEXT_EMBEDDING: "embedding of the text, L2-normalised; null if the text is null or empty",
+    SIMILARITY: "cosine of both embeddings, -1 to 1; null if `text_embedding` is",
+    IMAGE_POOLED: "output of the image tower before projection and normalisation",
+    TEXT_POOLED: "output of the text tower before projection and normalisation; null if `text_embedding` is",
+    REJECT_STAGE: "the stage that failed: source, fetch, decode or annotate",
+    REJECT_REASON: "the reason, from a closed list",
+    REJECT_MESSAGE: "details, for people to read",
+}
 
 # Names a source may use, best first.
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img")
@@ -70,6 +91,24 @@ def raw(key: pa.DataType, kept: Iterable[pa.Field]) -> pa.Schema:
     """What a source yields; `key` is the type of the source's own id."""
     payload = [pa.field(TEXT, pa.string()), pa.field(IMAGE, pa.binary())]
     return pa.schema([*_ADDRESS, pa.field(KEY, key), *kept, *_FATE, *payload])
+
+
+def reject(stage: Stage, reason: Reason, message: str) -> dict[str, str]:
+    """The columns that make a row a reject."""
+    return {STAGE: stage.value, REASON: reason.value, MESSAGE: message}
+
+
+def mark_rejects(table: pa.Table, stage: Stage, rejects: Mapping[int, Reject]) -> pa.Table:
+    """Make rejects of these rows, by their index in the table; the other rows keep what they have."""
+    if not rejects:
+        return table
+    marks = {row: reject(stage, why.reason, why.message) for row, why in rejects.items()}
+    for name in (STAGE, REASON, MESSAGE):
+        values = table.column(name).to_pylist()
+        for row, mark in marks.items():
+            values[row] = mark[name]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
 
 
 def canvas(name: str, height: int, width: int) -> pa.Field:

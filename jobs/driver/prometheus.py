@@ -14,13 +14,13 @@ from jobs.driver.resources import Resources
 from jobs.driver.run_state import RunState
 from jobs.errors import Stage
 
-_COUNTERS = {
+COUNTERS = {
     "coyo_jobs_rows": ("rows that a stage has given", schema.REJECT_STAGE),
     "coyo_jobs_busy_seconds": ("seconds that a stage's processes were at work", schema.REJECT_STAGE),
     "coyo_jobs_rejects": ("rows without a result, by reason", schema.REJECT_REASON),
     "coyo_jobs_phase_seconds": ("seconds of an actor's calls: prepare, queue, forward, output", "phase"),
 }
-_GAUGES = {
+GAUGES = {
     "coyo_jobs_shards_left": "shards that are not read to their end",
     "coyo_jobs_device_waiting_ratio": "share of the time since the first batch that the devices had nothing to do",
 }
@@ -31,8 +31,8 @@ class Metrics:
 
     def __init__(self, output: str, shards: int, resources: Resources) -> None:
         self._shards, self._resources = shards, resources
-        self._counters = {n: Counter(n, says, ("output", tag)) for n, (says, tag) in _COUNTERS.items()}
-        self._gauges = {name: Gauge(name, says, ("output",)) for name, says in _GAUGES.items()}
+        self._counters = {n: Counter(n, says, ("output", tag)) for n, (says, tag) in COUNTERS.items()}
+        self._gauges = {name: Gauge(name, says, ("output",)) for name, says in GAUGES.items()}
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags({"output": quote(output, safe=string.printable)})  # Ray takes ASCII only
         self._before: dict[tuple[str, str], float] = {}
@@ -42,7 +42,7 @@ class Metrics:
         for (name, value), total in totals(seen).items():
             more = total - self._before.get((name, value), 0.0)
             if more > 0:
-                self._counters[name].inc(more, {_COUNTERS[name][1]: value})
+                self._counters[name].inc(more, {COUNTERS[name][1]: value})
                 self._before[name, value] = total
         self._gauges["coyo_jobs_shards_left"].set(self._shards - seen.finished_shards)
         self._gauges["coyo_jobs_device_waiting_ratio"].set(waiting(seen, self._resources))

@@ -8,9 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,6 @@ from jobs.storage.paths import absolute, fixed_folder, join_path
 
 ROWS = 16_384  # of metadata at once: 42 MB of both embeddings
 _BUFFER = 8 << 20  # bytes of a metadata column read at once; its row groups may be a gigabyte
-_THREADS = 32  # a footer is one or two small requests
 MATCHED, UNMATCHED, MANY = "matched", "unmatched", "ambiguous"
 
 
@@ -118,16 +115,11 @@ def _files(storage: Storage, metadata: str) -> dict[str, File]:
             found[name] = entry
     if not found:
         raise SourceError(f"{metadata}: no Parquet files there", "name COYO's metadata: a folder, a file or a glob")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(found, pool.map(partial(_file, storage), found.values()), strict=True))
-
-
-def _file(storage: Storage, entry: Entry) -> File:
-    try:
-        footer = pq.read_metadata(storage.open(entry))
-        return File(entry, footer.num_rows, footer.schema.to_arrow_schema())
-    except (OSError, pa.ArrowException) as exc:
-        raise _damaged(entry, exc) from exc
+    footers = footer.read_footers(storage, found.values(), _damaged)
+    return {
+        name: File(found[name], parquet.num_rows, parquet.schema.to_arrow_schema())
+        for name, parquet in zip(found, footers, strict=True)
+    }
 
 
 def _damaged(entry: Entry, exc: Exception) -> SourceError:

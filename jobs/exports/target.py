@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import __version__, schema
@@ -22,6 +21,7 @@ from jobs.errors import OutputError, StorageError
 from jobs.log import say
 from jobs.output import identity
 from jobs.output.finished import FinishedOutput
+from jobs.output.footer import read_footers
 from jobs.output.layout import EXPORT
 from jobs.storage import Entry, Storage
 from jobs.storage.paths import absolute, join_path, listed_by
@@ -89,9 +89,8 @@ class ExportFolder:
         if foreign := [name for name in names if name not in known]:
             raise OutputError(f"{self.path}: holds {foreign[0] or 'a file'}, which is no part of this export", _OWN)
         parquet = {name: entry for name, entry in names.items() if name.endswith(".parquet")}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            footers = dict(zip(parquet, pool.map(self._footer, parquet.values()), strict=True))
-        return {name: footer["made"] for name, footer in footers.items()}
+        footers = read_footers(self.storage, parquet.values(), _damaged)
+        return {name: self._made(parquet[name], footer) for name, footer in zip(parquet, footers, strict=True)}
 
     def metadata(self, **made: Any) -> dict[str, str]:
         """The footer entry of a Parquet file: the export, and what of it this file is."""
@@ -103,8 +102,12 @@ class ExportFolder:
     def held(self, expected: Collection[str]) -> dict[str, FileStats]:
         """What the data files hold now, by name, read from their heads and footers."""
         files = {name: entry for name, entry in self._names().items() if name in expected}
+        parquet = {name: entry for name, entry in files.items() if name.endswith(".parquet")}
+        arrays = {name: entry for name, entry in files.items() if name not in parquet}
+        footers = read_footers(self.storage, parquet.values(), _damaged)
+        held = {name: _parquet_stats(parquet[name], footer) for name, footer in zip(parquet, footers, strict=True)}
         with ThreadPoolExecutor(_THREADS) as pool:
-            return dict(zip(files, pool.map(partial(_held, self.storage), files.values()), strict=True))
+            return held | dict(zip(arrays, pool.map(partial(_array_stats, self.storage), arrays.values()), strict=True))
 
     def finish(self, said: Mapping[str, Any]) -> None:
         """Write `_export.json`; the folder is complete with it."""
@@ -119,14 +122,12 @@ class ExportFolder:
         names = {entry.path.removeprefix(base).lstrip("/"): entry for entry in self.storage.tree(self.path)}
         return {name: entry for name, entry in names.items() if not any(p.startswith(".") for p in name.split("/"))}
 
-    def _footer(self, entry: Entry) -> dict[str, Any]:
-        try:
-            metadata = pq.read_metadata(self.storage.open(entry)).metadata or {}
-        except (OSError, pa.ArrowException) as exc:
-            raise OutputError(f"{entry.path}: not a whole Parquet file ({exc})", "delete it, or " + _OWN) from exc
-        footer: dict[str, Any] = json.loads(metadata.get(schema.EXPORT.encode(), b"{}"))
-        self._refuse_others(footer.get("about"), entry.path)
-        return footer
+    def _made(self, entry: Entry, footer: pq.FileMetaData) -> dict[str, Any]:
+        """What of this export the file is, as its footer says. Raises OutputError for a file of another export."""
+        export: dict[str, Any] = json.loads((footer.metadata or {}).get(schema.EXPORT.encode(), b"{}"))
+        self._refuse_others(export.get("about"), entry.path)
+        made: dict[str, Any] = export["made"]
+        return made
 
     def _refuse_others(self, about: Any, where: str) -> None:
         if about == self.about:
@@ -138,18 +139,23 @@ class ExportFolder:
         raise OutputError(f"{where}: belongs to another export: {differences}", _OWN)
 
 
+def _damaged(entry: Entry, why: Exception) -> OutputError:
+    return OutputError(f"{entry.path}: not a whole Parquet file ({why})", f"delete it, or {_OWN}")
+
+
 def describe(finished: FinishedOutput) -> dict[str, Any]:
     """What the rows are, for `_export.json`: their job, models and rejects."""
     models = json.loads((finished.schema.metadata or {}).get(schema.MODELS.encode(), b"{}"))
     return {"job": identity.fingerprint(finished.config), "models": models, "rejects": finished.rejects}
 
 
-def _held(storage: Storage, entry: Entry) -> FileStats:
-    """As the file says itself; a .npy that is not as long as it says has no rows."""
-    if entry.path.endswith(".parquet"):
-        footer = pq.read_metadata(storage.open(entry))
-        unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        return FileStats(footer.num_rows, entry.size, unpacked)
+def _parquet_stats(entry: Entry, footer: pq.FileMetaData) -> FileStats:
+    unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    return FileStats(footer.num_rows, entry.size, unpacked)
+
+
+def _array_stats(storage: Storage, entry: Entry) -> FileStats:
+    """Of a .npy file, by its header; one that is shorter or longer than its header says has no rows."""
     with storage.open(entry) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

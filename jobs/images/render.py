@@ -55,8 +55,8 @@ def paint_rows(
     """
     expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases], images=keep_images)
     images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
-    stages, messages = (raw.column(name).to_pylist() for name in (schema.STAGE, schema.MESSAGE))
     stacks = [np.zeros((raw.num_rows, *canvas.size, 3), np.uint8) for canvas in canvases]
+    rejects: dict[int, Reject] = {}
     for row, data in enumerate(images):
         if ends[row] or reasons[row] is not None:
             continue
@@ -65,10 +65,9 @@ def paint_rows(
             for stack, painted in zip(stacks, pixels, strict=True):
                 stack[row] = painted
         except Reject as exc:
-            stages[row], reasons[row], messages[row] = Stage.DECODE.value, exc.reason.value, exc.message
+            rejects[row] = exc
+    raw = schema.mark_rejects(raw, Stage.DECODE, rejects)
     columns = dict(zip(raw.column_names, raw.columns, strict=True))
-    columns |= {schema.STAGE: pa.array(stages, pa.string()), schema.REASON: pa.array(reasons, pa.string())}
-    columns |= {schema.MESSAGE: pa.array(messages, pa.string())}
     columns |= {canvas.name: _tensors(canvas, stack) for canvas, stack in zip(canvases, stacks, strict=True)}
     return pa.Table.from_arrays([columns[name] for name in expected.names], schema=expected)
 

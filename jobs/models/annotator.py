@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from jobs import schema
-from jobs.errors import ClusterError, Reason, Stage
+from jobs.errors import ClusterError, Reason, Reject, Stage
 from jobs.models import Model, Results, Spec
 from jobs.models.batching import BatchTuner, FixedSize, Placement
 from jobs.models.dual import Embedder
@@ -170,15 +170,8 @@ def _mark_broken(table: pa.Table, specs: Sequence[Spec], results: Sequence[Resul
     broken = np.logical_or.reduce([result.broken for result in results])
     if not broken.any():
         return table
-    culprits = [
-        ", ".join(spec.kind for spec, result in zip(specs, results, strict=True) if result.broken[row])
-        for row in range(table.num_rows)
-    ]
-    fate = {
-        schema.STAGE: [Stage.ANNOTATE.value if bad else None for bad in broken],
-        schema.REASON: [Reason.NON_FINITE.value if bad else None for bad in broken],
-        schema.MESSAGE: [f"NaN or infinity from {who}" if who else None for who in culprits],
-    }
-    for name, values in fate.items():
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    return table
+    rejects = {}
+    for row in np.flatnonzero(broken).tolist():
+        culprits = ", ".join(spec.kind for spec, result in zip(specs, results, strict=True) if result.broken[row])
+        rejects[row] = Reject(Reason.NON_FINITE, f"NaN or infinity from {culprits}")
+    return schema.mark_rejects(table, Stage.ANNOTATE, rejects)

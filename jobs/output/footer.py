@@ -6,15 +6,34 @@ found any.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.errors import JobError
 from jobs.row_ranges import Coverage
+from jobs.storage import Entry, Storage
 
+_THREADS = 32  # a footer is one or two small requests: latency counts, not bandwidth
 _ROW_GROUP = 4096  # about 11 MB of embeddings: one read for a reader, little to hold
+
+
+def read_footers(
+    storage: Storage, entries: Iterable[Entry], damaged: Callable[[Entry, Exception], JobError]
+) -> list[pq.FileMetaData]:
+    """Read the footers of these Parquet objects at once, in their order; raises `damaged(entry, why)` for a bad one."""
+
+    def read(entry: Entry) -> pq.FileMetaData:
+        try:
+            return pq.read_metadata(storage.open(entry))
+        except (OSError, pa.ArrowException) as exc:
+            raise damaged(entry, exc) from exc
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(read, entries))
 
 
 def encode_provenance(shards: dict[str, Coverage], **about: str) -> bytes:

@@ -3,11 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import schema
@@ -17,8 +15,6 @@ from jobs.output.layout import FOLDERS
 from jobs.row_ranges import Coverage
 from jobs.storage import Entry, Storage
 from jobs.storage.paths import join_path
-
-_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
 
 
 @dataclass(frozen=True)
@@ -99,20 +95,20 @@ def read(storage: Storage, path: str) -> Ledger:
     """Raises OutputError for an object that this system did not write or that is damaged."""
     listed = [(folder, entry) for folder in FOLDERS for entry in storage.tree(join_path(path, folder))]
     parquet = [(folder, entry) for folder, entry in listed if entry.path.endswith(".parquet")]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return Ledger(tuple(pool.map(lambda item: _object(storage, *item), parquet)))
+    footers = footer.read_footers(storage, (entry for _, entry in parquet), _damaged)
+    return Ledger(tuple(_object(*item, found) for item, found in zip(parquet, footers, strict=True)))
 
 
-def _object(storage: Storage, folder: str, entry: Entry) -> Object:
-    try:
-        parquet = pq.read_metadata(storage.open(entry))
-    except (OSError, pa.ArrowException) as exc:
-        hint = "delete it and run again: only its rows are computed again"
-        raise OutputError(f"{entry.path}: not a whole Parquet object ({exc})", hint) from exc
-    metadata = parquet.metadata or {}
-    if schema.PROVENANCE.encode() not in metadata:
+def _damaged(entry: Entry, why: Exception) -> OutputError:
+    hint = "delete it and run again: only its rows are computed again"
+    return OutputError(f"{entry.path}: not a whole Parquet object ({why})", hint)
+
+
+def _object(folder: str, entry: Entry, parquet: pq.FileMetaData) -> Object:
+    provenance = (parquet.metadata or {}).get(schema.PROVENANCE.encode())
+    if provenance is None:
         raise OutputError(f"{entry.path}: not written by coyo-jobs", "give the job an output folder of its own")
-    shards, about = footer.decode_provenance(metadata[schema.PROVENANCE.encode()])
+    shards, about = footer.decode_provenance(provenance)
     return Object(entry, folder, about["run"], about["job"], parquet.num_rows, shards, json.loads(about["reasons"]))
 
 

@@ -80,14 +80,9 @@ class Source:
     pinned: SourceConfig
 
 
-def rejected(reason: Reason, message: str) -> dict[str, str]:
-    """The columns that make a raw row a reject."""
-    return {schema.STAGE: Stage.SOURCE.value, schema.REASON: reason.value, schema.MESSAGE: message}
-
-
 def unreadable(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
     """Rows that are known to exist and cannot be read."""
-    why = rejected(Reason.SHARD_DAMAGED, message)
+    why = schema.reject(Stage.SOURCE, Reason.SHARD_DAMAGED, message)
     rows = range(first, first + count)
     return pa.Table.from_pylist(
         [{schema.SHARD: shard, schema.ROW: row, schema.SINCE: row, schema.END: False, **why} for row in rows],

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import schema
-from jobs.errors import Reason, SourceError
-from jobs.sources import Layout, Shard, rejected
+from jobs.errors import Reason, Reject, SourceError, Stage
+from jobs.sources import Layout, Shard
 from jobs.sources.columns import ONE_TYPE, copied, looked_at
 from jobs.sources.selection import Mask
 
@@ -33,9 +33,9 @@ def raw_of(batch: pa.RecordBatch, layout: Layout, shard: Shard, first: int) -> p
         broken |= _said(column, *_sound(batch.column(column)))
     why, _ = _sound(batch.column(layout.error)) if layout.error else (pa.nulls(count), [])
     what = "the url is null" if layout.format == "urls" else "the image bytes are null"
-    columns |= _rejects(columns[schema.IMAGE], what, why, broken)
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in raw]
-    return pa.Table.from_arrays(arrays, schema=raw)
+    rejects = _rejects(columns[schema.IMAGE], what, why, broken)
+    return schema.mark_rejects(pa.Table.from_arrays(arrays, schema=raw), Stage.SOURCE, rejects)
 
 
 def taken_of(columns: pa.Table, layout: Layout, shard: Shard, first: int) -> Mask:
@@ -80,21 +80,13 @@ def _valid(array: pa.Array) -> bool:
     return True
 
 
-def _rejects(image: pa.Array, what: str, why: pa.Array, broken: dict[int, str]) -> dict[str, pa.Array]:
-    """The columns that make rejects of the rows that are broken or have no bytes; none where there are no such rows."""
-    missing = np.flatnonzero(pc.is_null(image)).tolist()
-    if not missing and not broken:
-        return {}
-    fates: dict[int, dict[str, str]] = {}
-    for row in missing:
-        said = why[row].as_py()
-        fates[row] = rejected(Reason.NO_IMAGE, what + (f": {said}" if said else ""))
-    for row, message in broken.items():
-        fates[row] = rejected(Reason.BAD_METADATA, message)
-    return {
-        name: pa.array([fates.get(row, {}).get(name) for row in range(len(image))], pa.string())
-        for name in (schema.STAGE, schema.REASON, schema.MESSAGE)
-    }
+def _rejects(image: pa.Array, what: str, why: pa.Array, broken: dict[int, str]) -> dict[int, Reject]:
+    """The rows without bytes, and those that are broken."""
+    rejects: dict[int, Reject] = {}
+    for row in np.flatnonzero(pc.is_null(image)).tolist():
+        detail = why[row].as_py()
+        rejects[row] = Reject(Reason.NO_IMAGE, what + (f": {detail}" if detail else ""))
+    return rejects | {row: Reject(Reason.BAD_METADATA, message) for row, message in broken.items()}
 
 
 def _as(array: pa.Array, kind: pa.DataType, column: str, shard: Shard) -> pa.Array:

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs import schema
 from jobs.config import FetchConfig
@@ -99,20 +97,10 @@ class _Waiting:
 
 
 def _answered(block: _Block) -> pa.Table:
-    table = block.table
-    images = [block.answers.get(row) for row in range(table.num_rows)]
-    columns = {
-        schema.IMAGE: [given if isinstance(given, bytes) else None for given in images],
-        schema.STAGE: [Stage.FETCH.value if isinstance(given, Reject) else None for given in images],
-        schema.REASON: [given.reason.value if isinstance(given, Reject) else None for given in images],
-        schema.MESSAGE: [given.message if isinstance(given, Reject) else None for given in images],
-    }
-    refused = np.array([isinstance(given, Reject) for given in images], bool)
-    for name, values in columns.items():
-        at = table.schema.get_field_index(name)
-        kind = table.schema.field(at)
-        now = pa.array(values, kind.type)
-        if name != schema.IMAGE:  # what other rows were rejected for stays
-            now = pc.if_else(pa.array(refused), now, table.column(at).combine_chunks())
-        table = table.set_column(at, kind, now)
-    return table
+    table, answers = block.table, block.answers
+    images = [answer if isinstance(answer := answers.get(row), bytes) else None for row in range(table.num_rows)]
+    at = table.schema.get_field_index(schema.IMAGE)
+    field = table.schema.field(at)
+    table = table.set_column(at, field, pa.array(images, field.type))
+    rejects = {row: answer for row, answer in answers.items() if isinstance(answer, Reject)}
+    return schema.mark_rejects(table, Stage.FETCH, rejects)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
-from jobs.errors import Reason, Reject, SourceError
-from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, first_of, rejected
+from jobs.errors import Reason, Reject, SourceError, Stage
+from jobs.sources import BLOCK_BYTES, BLOCK_ROWS, Damaged, Layout, Shard, Unit, first_of
 from jobs.sources.parquet import BROKEN
 from jobs.sources.row_filter import RowFilter
 from jobs.sources.selection import Selection
@@ -81,7 +81,7 @@ class Buffer:
 
     def __init__(self, layout: Layout, unit: Unit) -> None:
         self._layout, self._shard = layout, unit.shard.name
-        self._sieve = RowFilter(layout, unit)
+        self._filter = RowFilter(layout, unit)
         self._first, self._bytes = 0, 0
         self._rows: list[dict[str, Any]] = []
 
@@ -99,12 +99,12 @@ class Buffer:
         looked_at = pa.Table.from_pylist([row.get(_WHERE, {}) for row in rows], schema=pa.schema(selection.fields))
         broken = np.array([row.get(schema.REASON) is not None for row in rows], bool)  # a reject has no columns
         taken = selection.takes(self._shard, self._first, len(rows), looked_at, broken)
-        table = self._sieve.apply(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
+        table = self._filter.apply(self._first, taken, pa.Table.from_pylist(rows, schema=self._layout.schema))
         self._first, self._rows, self._bytes = self._first + len(rows), [], 0
         return table
 
     def end(self, damage: str | None) -> Iterator[pa.Table]:
-        return self._sieve.close(self._first, damage)
+        return self._filter.close(self._first, damage)
 
 
 def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
@@ -117,7 +117,7 @@ def selected(storage: Storage, layout: Layout, shard: Shard) -> Iterator[int]:
 def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
     row: dict[str, Any] = {schema.KEY: sample.key}
     if sample.damage:
-        return row | rejected(Reason.SHARD_DAMAGED, sample.damage)
+        return row | schema.reject(Stage.SOURCE, Reason.SHARD_DAMAGED, sample.damage)
     try:
         fields = layout.selection.fields
         about = _json(sample) if layout.kept or fields or layout.texts else {}
@@ -125,10 +125,11 @@ def _row(sample: Sample, layout: Layout) -> dict[str, Any]:
         row[_WHERE] = {column.name: _kept(about, column) for column in fields}
         row[schema.TEXT] = _text(sample, about, layout)
     except Reject as exc:
-        return row | rejected(exc.reason, exc.message)
+        return row | schema.reject(Stage.SOURCE, exc.reason, exc.message)
     image = next((sample.members[suffix] for suffix in layout.images if suffix in sample.members), None)
     if image is None:
-        return row | rejected(Reason.NO_IMAGE, f"no image member, only {', '.join(sample.members) or 'nothing'}")
+        message = f"no image member, only {', '.join(sample.members) or 'nothing'}"
+        return row | schema.reject(Stage.SOURCE, Reason.NO_IMAGE, message)
     return row | {schema.IMAGE: image}
 
 

@@ -80,9 +80,9 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
         for target in panel["targets"]
         for name in re.findall(r"ray_(coyo_jobs_\w+)", target["expr"])
     }
-    counters = {f"{name}_total" for name in prometheus._COUNTERS}
-    assert asked == counters | set(prometheus._GAUGES)
+    counters = {f"{name}_total" for name in prometheus.COUNTERS}
+    assert asked == counters | set(prometheus.GAUGES)
     for panel in dashboard["panels"]:
         query = panel["targets"][0]["expr"]
-        tags = {tag for name, (_, tag) in prometheus._COUNTERS.items() if f"{name}_total" in query}
+        tags = {tag for name, (_, tag) in prometheus.COUNTERS.items() if f"{name}_total" in query}
         assert set(re.findall(r"by \((\w+)\)", query)) == tags

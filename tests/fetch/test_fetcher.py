@@ -98,6 +98,7 @@ def test_urls_are_taken_as_they_are_needed(fetcher: MakeFetcher, server: Hostile
 
 
 def test_whoever_stops_early_leaves_nothing_behind(fetcher: MakeFetcher, server: Hostile) -> None:
+    before = set(threading.enumerate())
     going_on = fetcher(requests=20)
     results = going_on.fetch([server.url("image"), *(server.url("drip", f"h{i}.example") for i in range(10))])
     next(results)
@@ -107,7 +108,7 @@ def test_whoever_stops_early_leaves_nothing_behind(fetcher: MakeFetcher, server:
     assert only(going_on, server.url("image")) == IMAGE
     going_on.close()
     going_on.close()
-    assert "fetch" not in {thread.name for thread in threading.enumerate()}
+    assert "fetch" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_several_threads_share_the_limits(fetcher: MakeFetcher, server: Hostile) -> None:

@@ -1,0 +1,1 @@
+"""What the pages show of the code, made from the code when the site is built."""
