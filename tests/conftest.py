@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, settings
 
 from jobs.demo import corpus
 from tests.support.faulty_s3 import FaultyS3
-from tests.support.in_process import without_ray
 from tests.support.processes import until
 from tests.support.shards import put_folder
 
@@ -44,6 +43,8 @@ def ray_session(s3: str) -> Iterator[None]:
 @pytest.fixture
 def no_ray() -> Iterator[None]:
     """A run takes place in this process."""
+    from tests.support.in_process import without_ray  # which imports all that a run does
+
     with without_ray():
         yield
 

@@ -1,7 +1,7 @@
 """A job may die at any write. Each window is walked through: the store goes away right before the k-th write, or right
 after it with the answer lost; the same command must then complete the output, each row once and nothing half.
 
-All windows without Ray, which has no part in them; one of each kind with it.
+All windows without Ray, which has no part in them; one of each kind with it, and all of them in `make soak`.
 """
 
 import json
@@ -61,12 +61,18 @@ def fails_at(proxy: FaultyS3, config: JobConfig, path: str, window: Window, k: i
         return exc
     finally:
         proxy.light()
+        retire_workers()
     return None
+
+
+@pytest.fixture(params=["in process", pytest.param("on Ray", marks=pytest.mark.soak)])
+def anywhere(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("no_ray" if request.param == "in process" else "ray_session")
 
 
 @WINDOWS
 def test_a_run_that_dies_at_any_write_of_rows_is_completed_by_the_next(
-    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, window: Window
+    anywhere: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, window: Window
 ) -> None:
     """Spot instances end between any two requests. To the store, before one is after the one before it: one will do."""
     k = 1
@@ -196,6 +202,5 @@ def test_a_run_on_ray_that_dies_at_a_write_is_completed_by_the_next(
         assert "/rows/part-" in str(error)
         assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []
         assert not Storage().exists(f"{config.output.path}/_SUCCESS")
-        retire_workers()
     run(config)
     check_whole(config.output.path, given)

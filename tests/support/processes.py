@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # before any fixture
+
 
 def cut_down(process: "subprocess.Popen[bytes]") -> int:
     """SIGKILL to the whole group; then whatever of Ray is left of it."""
@@ -20,12 +23,6 @@ def cut_down(process: "subprocess.Popen[bytes]") -> int:
             if int(stat.read_text().rpartition(")")[2].split()[3]) == process.pid:  # its session, which is ours
                 os.kill(int(stat.parent.name), signal.SIGKILL)
     return code
-
-
-ROOT = Path(__file__).parents[2]
-
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 def until(true: Callable[[], object], seconds: float = 240) -> None:
