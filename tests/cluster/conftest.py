@@ -9,12 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.error import HTTPError
 
 import pytest
 from cryptography import x509
@@ -23,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.heads import TOKEN, Place
-from tests.support.processes import ENVIRONMENT, free_port, processes
+from tests.support.processes import ENVIRONMENT, free_port, processes, until
 
 
 @pytest.fixture(scope="package")
@@ -104,10 +102,11 @@ def _certificate(trust: Path) -> Path:
 def _wait_for(url: str) -> None:
     """Until it lists its jobs: it answers earlier than it takes one."""
     asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(asked, timeout=5).close()
-            return
-        except (HTTPError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(f"the head at {url} did not come up")
+
+    def lists() -> bool:
+        with contextlib.suppress(OSError):  # an HTTPError is one
+            urllib.request.urlopen(asked, timeout=60).close()
+            return True
+        return False
+
+    until(lists)

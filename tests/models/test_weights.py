@@ -133,7 +133,7 @@ def test_actors_that_start_together_fetch_the_weights_of_their_machine_once(
             subprocess.Popen(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=ROOT, text=True, stdout=PIPE)
             for _ in range(3)
         ]
-        folders = {actor.communicate(timeout=120)[0].strip() for actor in actors}
+        folders = {actor.communicate(timeout=500)[0].strip() for actor in actors}
         assert len(folders) == 1
         assert store.asked("GET", "model.safetensors") == 1
     assert sorted(each.name for each in Path(folders.pop()).iterdir()) == sorted(os.listdir(DEMO_WEIGHTS / "align"))

@@ -44,7 +44,7 @@ class Place:
     def answers(self, path: str) -> Any:
         """What the dashboard's own pages ask it."""
         asked = urllib.request.Request(self.plain + path, headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=500) as answer:
             return json.load(answer)
 
     def says(self, *words: object, code: int = 0) -> str:

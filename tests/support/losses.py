@@ -34,7 +34,7 @@ _AGAIN = ("bash", "-c", 'until "$@"; do sleep 1; done', "again")
 _GET = """
 import sys, urllib.request
 asked = urllib.request.Request(sys.argv[1], headers={"Authorization": f"Bearer {sys.argv[2]}"})
-print(urllib.request.urlopen(asked, timeout=10).read().decode())
+print(urllib.request.urlopen(asked, timeout=120).read().decode())
 """
 
 
