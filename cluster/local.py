@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from typing import Any
 import ray
 
 from cluster.claims import Claim, claims
+from cluster.imports import check_running, missing
 from cluster.nodes import Node, alive
-from cluster.ray_internals import silence_worker_logs
+from cluster.ray_internals import job_config, silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 _KNOCK = 20.0  # seconds
@@ -33,13 +34,15 @@ class Session:
 
 
 @contextmanager
-def session() -> Iterator[Session]:
+def session(packages: Sequence[str]) -> Iterator[Session]:
     """Starts Ray in the background. With RAY_ADDRESS set, as in a submitted job, that cluster is used. A Ray that was
-    started here is stopped again."""
+    started here is stopped again. Workers import these packages from where this process has them: raises ShadowedError
+    when a Ray that runs already would import others."""
     for name in _NOISY:  # what fails is raised, and reported once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
+        check_running(packages)
         yield Session(False, alive, claims)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
@@ -51,6 +54,7 @@ def session() -> Iterator[Session]:
     # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["job_config"] = job_config(missing(packages))
     if not address:
         # Two CPUs at least: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}

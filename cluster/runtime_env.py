@@ -43,12 +43,12 @@ def set_here(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-def pack(root: Path, packages: Sequence[str], into: Path) -> Path:
-    """A zip of these import packages below `root`, whose processes can import them with nothing installed."""
+def pack(root: Path, names: Sequence[str], into: Path) -> Path:
+    """A zip of these packages and modules below `root`, whose processes can import them with nothing installed."""
     target = into / "code.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in packages:
-            for path in sorted((root / package).rglob("*")):
+        for name in names:
+            for path in sorted([root / name, *(root / name).rglob("*")]):
                 if path.suffix in _SENT and "__pycache__" not in path.parts:
                     entry = zipfile.ZipInfo(path.relative_to(root).as_posix(), _EPOCH)
                     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16

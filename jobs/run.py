@@ -9,10 +9,10 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster import local
+from cluster import imports, local
 from cluster.local import Session
 from cluster.nodes import totals
-from jobs import __version__, log, schema
+from jobs import PACKAGES, __version__, log, schema
 from jobs.config import JobConfig
 from jobs.driver.coordinator import CoordinatorHandle
 from jobs.driver.lease import Lease
@@ -68,8 +68,10 @@ def run(config: JobConfig, part: Partition | None = None) -> Summary:
         log.say("output", f"already complete: {config.output.path}")
         return _announced(job.finalise(committed, {}))
     try:
-        with local.session() as session:  # Ray starts while the models are described
+        with local.session(PACKAGES) as session:  # Ray starts while the models are described
             return _announced(_Job.of(config, storage, source, part).run(session, run_id))
+    except imports.ShadowedError as exc:
+        raise ClusterError(exc.message, exc.hint) from exc
     except ConnectionError as exc:
         raise ClusterError(
             f"Ray cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run on this machine"

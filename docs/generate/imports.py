@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("jobs", "cluster")
-_TRIVIAL = 5  # lines: a file with less is a marker of its package
+_MARKERS = ("__init__.py", "__main__.py")  # of a package: no room of their own
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def read(root: Path = ROOT) -> Code:
     rooms: dict[str, dict[str, int]] = defaultdict(dict)
     for path, text in files.items():
         lines = len(text.splitlines())
-        if lines > _TRIVIAL or len(path.parts) > 2:
+        if path.name not in _MARKERS or len(path.parts) > 2:
             rooms[_room(path)][_label(path)] = lines
     imports: dict[str, set[str]] = {room: set() for room in rooms}
     for path, text in files.items():

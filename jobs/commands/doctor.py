@@ -8,9 +8,10 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from io import StringIO
 
-from cluster import local
+from cluster import imports, local
 from cluster.nodes import Node
 from cluster.survey import Machine, survey
+from jobs import PACKAGES
 from jobs.config import JobConfig
 from jobs.driver.resources import NotYet, decide
 from jobs.errors import JobError
@@ -46,10 +47,12 @@ def examine(config: JobConfig) -> Iterator[Finding]:
         yield _try("clock", partial(_store_clock, storage, path))
     yield _try("models", lambda: _models(storage, config))
     try:
-        with local.session() as session:
+        with local.session(PACKAGES) as session:
             nodes, grows = session.nodes(), not session.own
             yield _try("resources", lambda: _resources(config, nodes, grows))
             yield from _machines(survey(_PACKAGES))
+    except imports.ShadowedError as exc:
+        yield Finding("ray", False, exc.message, exc.hint)
     except ConnectionError as exc:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")
 

@@ -1,7 +1,7 @@
 """A run handed to a cluster: checked here, its recipe written beside the output, and looked after from anywhere.
 
-What is submitted is `python -m jobs run URI`: the recipe travels as an object, nothing is encoded again. Submitting
-the same recipe again is running the same command again: it goes on.
+What is submitted is `python -P -m coyo_jobs run URI`: the recipe travels as an object, nothing is encoded again.
+Submitting the same recipe again is running the same command again: it goes on.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 from cluster.answers import HeadError
 from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
 from cluster.submit import ID, Head, Submission, connect
-from jobs import __version__
+from jobs import PACKAGES, __version__
 from jobs.commands.status import status as status_of_output
 from jobs.config import JobConfig, StorageConfig
 from jobs.driver.progress import clock
@@ -36,7 +36,7 @@ from jobs.storage.paths import is_local, join_path
 
 VERSION = "coyo_jobs"  # the metadata that tells our submissions from others
 _REACHED = ("endpoint_url", "region")  # of the recipe's storage, in the metadata: who looks may not have the recipe
-_CODE = ("jobs", "cluster")
+_CODE = (*PACKAGES, "coyo_jobs.py")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -73,7 +73,7 @@ def submit(config: JobConfig, part: Partition, head: Head, options: SubmitOption
     uri = join_path(config.output.path, SUBMITTED, f"{id}.yaml")
     storage.put(uri, f"# Submitted by coyo-jobs {__version__} as {id}.\n{config.to_yaml()}".encode())
     say("recipe", uri)
-    words = ["python", "-m", "jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
+    words = ["python", "-P", "-m", "coyo_jobs", "run", uri, *(["--part", str(part)] if part.count > 1 else [])]
     words += ["--log", options.log] if options.log != "text" else []
     about = {VERSION: __version__, "output": config.output.path, "recipe": uri, "part": str(part)}
     about |= {name: value for name in _REACHED if (value := getattr(config.storage, name))}

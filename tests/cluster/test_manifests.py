@@ -101,8 +101,8 @@ def test_the_job_runs_a_command_of_ours_on_a_recipe_of_ours() -> None:
     folder = KUBERAY[1].parent
     job = read(KUBERAY[1])["spec"]
     words = shlex.split(job["entrypoint"])
-    assert words[:3] == ["python", "-m", "jobs"]
-    args = cli._parser().parse_args(words[3:])
+    assert words[:4] == ["python", "-P", "-m", "coyo_jobs"]
+    args = cli._parser().parse_args(words[4:])
     (made,) = read(folder / "kustomization.yaml")["configMapGenerator"]
     head = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (mount,) = head["containers"][0]["volumeMounts"]

@@ -1,5 +1,6 @@
 """Ray's private names are still there, in the version that is installed."""
 
+import inspect
 from pathlib import Path
 
 import ray
@@ -16,6 +17,8 @@ def test_the_private_names_were_tested_with_the_installed_ray() -> None:
 def test_each_private_name_is_where_it_was() -> None:
     assert ray._private.worker._worker_logs_enabled in (True, False)
     assert callable(JobSubmissionClient._do_request)
+    assert "_runtime_env_has_working_dir()" in inspect.getsource(ray._private.worker.connect)
+    assert ray_internals.job_config(["/a"])._py_driver_sys_path == ["/a"]
     assert callable(vars(ray_internals)["maybe_enable_token_auth_if_token_available"])
 
 

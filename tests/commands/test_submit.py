@@ -65,8 +65,8 @@ def test_the_submitted_command_reads_the_same_job(config: JobConfig, tmp_path: P
     ((command, _, metadata, given),) = head.jobs
     assert given == id
     words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "jobs"]
-    args = cli._parser().parse_args(words[3:])
+    assert words[:4] == ["python", "-P", "-m", "coyo_jobs"]
+    args = cli._parser().parse_args(words[4:])
     assert load_recipe(args.recipe, args.set) == config
     assert (Partition.parse(args.part), args.log) == (Partition(2, 8), "json")
     assert args.recipe == metadata["recipe"] == f"{tmp_path}/My out!/{SUBMITTED}/{id}.yaml"

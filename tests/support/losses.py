@@ -146,7 +146,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
 
     told("submitted  from client, which runs no Ray")
     count = rows(0)
-    counts = made.run("ray::Meter")
+    counts = made.run("ray::Coordinator")
     cut, other = (w1, w2) if w1.name in made.run("AnnotateActor") else (w2, w1)
     made.hosts.cut(cut)
     lost[cut.name] = count
