@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import HOME, checkpoints, gpu
+from benchmarks import HOME, checkpoints
+from benchmarks.gpu.batches import block, resident
 from jobs.models.annotator import Annotator, ExecutionOptions
 
 _BATCH, _SIZES = 32, (4, 8, 16, 32)
@@ -28,9 +29,9 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=HOME)
     args = parser.parse_args()
     specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size))
-    table = gpu.block(specs, _BATCH)
+    table = block(specs, _BATCH)
     annotators = {size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch=size)) for size in _SIZES}
-    calls = {size: gpu.resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
+    calls = {size: resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
     for spec in specs:
         rates: dict[int, list[float]] = {size: [] for size in _SIZES}
         for _ in range(args.rounds):

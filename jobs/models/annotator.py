@@ -71,6 +71,8 @@ class Annotator:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ClusterError("an actor was given a GPU, but CUDA cannot be used there", "is torch a CUDA build?")
         torch.set_num_threads(options.threads)
+        if options.precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # on a GPU, convolutions would keep ten bits of each number
         self._specs, self._device = specs, torch.device(options.device)
         self._on = {spec.kind: options.placement(spec) for spec in specs}
         self._models = [
