@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
 
-# Two workers: tests wait more than they compute. A group of tests that share a Ray stays in one worker.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two workers: tests wait more than they compute. What each of them gets: tests/support/scheduling.py.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test: lint types
 	$(PYTEST)

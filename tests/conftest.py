@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -137,13 +138,15 @@ def _wait_for(endpoint: str) -> None:
     until(answers)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a typo should not wait for a cluster; then the longest, so that all workers end together.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.support.scheduling import ByNeighbours
 
-    A group stays in one worker. Tests of a module share its fixtures, so they are one group, or two: those that use Ray
-    and those that do not.
-    """
+    return ByNeighbours(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: a typo should not wait for a cluster; then the longest, so that all workers end together."""
 
     def cost(item: pytest.Item) -> tuple[bool, bool]:
         ray, slow = (item.get_closest_marker(name) is not None for name in ("ray", "slow"))
@@ -152,6 +155,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if RAY & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{'-'.join(map(str, map(int, cost(item))))}"))
     items.sort(key=cost)

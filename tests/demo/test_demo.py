@@ -13,7 +13,6 @@ from jobs.run import run
 from tests.support.recipes import demo_job
 
 
-@pytest.mark.xdist_group("scenes")
 def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
     s3: str, ray_session: None, scenes_parquet: Path
 ) -> None:

@@ -5,7 +5,7 @@ For claims about what a run does, which take a fraction of a second this way. Wh
 processes that die, signals, nodes, tasks that run at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ _SESSION = Session(True, lambda: [Node("here", 2)])
 def without_ray() -> Iterator[None]:
     """`jobs.run.run` needs no Ray, and starts none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.run.local", SimpleNamespace(session=lambda: _yielding(_SESSION)))
+        patch.setattr("jobs.run.local", SimpleNamespace(session=_session))
         patch.setattr("jobs.run.reserved", _reserved)
         patch.setattr("jobs.run.Pipeline", InProcess)
         patch.setattr("jobs.run.Metrics", lambda *_: _Unseen())
@@ -102,5 +102,5 @@ def _reserved(
 
 
 @contextmanager
-def _yielding(session: Session) -> Iterator[Session]:
-    yield session
+def _session(packages: Sequence[str]) -> Iterator[Session]:
+    yield _SESSION
