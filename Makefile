@@ -1,4 +1,4 @@
-# On a fresh machine: make demo, make test, make docs. Each sets up everything first.
+# On a fresh machine run make demo, make test or make docs. Each first installs everything into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,7 +43,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# torch first, and what comes after keeps it. On Linux PyPI has the CUDA build; the CPU's, far smaller, comes with
+# Install torch first: the next command keeps it. On Linux PyPI has the CUDA build. For the far smaller CPU build set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -1,5 +1,6 @@
-"""A real S3 server for the end-to-end scripts: Ceph's RADOS Gateway with one monitor and one OSD that keeps its data in
-memory, on the loopback interface. Debian and Ubuntu have it: apt-get install radosgw ceph-mon ceph-osd ceph-common
+"""A real S3 server on the loopback interface: Ceph's RADOS Gateway with one monitor and one in-memory OSD.
+
+Install it on Debian or Ubuntu: apt-get install radosgw ceph-mon ceph-osd ceph-common
 """
 
 import contextlib
@@ -48,13 +49,13 @@ rgw dynamic resharding = false
 
 
 def missing() -> list[str]:
-    """The programs that are not installed here."""
+    """Return the programs that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 @contextlib.contextmanager
 def server(bucket: str) -> Iterator[dict[str, str]]:
-    """Sets and gives the environment that reaches it, with the bucket made; no process of it is left in the end."""
+    """Start a server with a bucket. Set and yield the AWS_* environment for it. Stop all its processes at the end."""
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, contextlib.ExitStack() as running:
         home, port, mon = Path(folder), _free_port(), _free_port()
         conf = home / "ceph.conf"
@@ -122,11 +123,11 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _until(true: Callable[[], bool], home: Path, what: str, seconds: float = 90) -> None:
+def _until(condition: Callable[[], bool], home: Path, name: str, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > end:
-            raise SystemExit(f"{what} did not come up:\n{(home / 'log').read_text()[-2000:]}")
+            raise SystemExit(f"{name} did not start:\n{(home / 'log').read_text()[-2000:]}")
         time.sleep(0.1)
 
 
@@ -137,6 +138,6 @@ def _free_port() -> int:
     return port
 
 
-if __name__ == "__main__":  # a shell with a server behind it: python -m benchmarks.ceph
+if __name__ == "__main__":  # python -m benchmarks.ceph opens a shell with a running server
     with server("coyo") as environment:
         subprocess.run([os.environ.get("SHELL", "sh")], env={**os.environ, **environment})

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: the architectures of the real ones, small, with the real ones' canvases."""
+"""Checkpoints with random weights: the architectures and canvases of the real ones, in two sizes."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ import transformers
 from benchmarks.corpus import WORDS
 from jobs.config import AlignConfig, VitConfig
 from jobs.models import Spec, dual, vit
-from jobs.models.weights import pin
+from jobs.models.weights import resolve_weights
 from jobs.storage import Storage
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def write(folder: Path, size: str) -> Path:
-    """`vit` and `align` below the folder, as from_pretrained reads them; kept where they are."""
+    """Write `vit` and `align` below the folder, for from_pretrained, unless they exist. Return the folder."""
     if not (folder / "align" / "config.json").exists():
         torch.manual_seed(0)
         _vit(folder / "vit", SIZES[size])
@@ -55,7 +55,7 @@ def _align(folder: Path, size: dict[str, Any]) -> None:
     model = transformers.AlignModel(
         transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=_dim(vision))
     )
-    for module in model.vision_model.modules():  # as they are, the signal dies out on its way up
+    for module in model.vision_model.modules():  # with the default initialisation the signal vanishes
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     _calibrate(model)
@@ -64,12 +64,12 @@ def _align(folder: Path, size: dict[str, Any]) -> None:
 
 
 def vit_processor() -> transformers.ViTImageProcessorPil:
-    """As kakaobrain/vit-large-patch16-384 has it."""
+    """Return the image processor of kakaobrain/vit-large-patch16-384."""
     return transformers.ViTImageProcessorPil(size={"height": 384, "width": 384})
 
 
 def align_processor() -> transformers.EfficientNetImageProcessorPil:
-    """As kakaobrain/align-base has it."""
+    """Return the image processor of kakaobrain/align-base."""
     return transformers.EfficientNetImageProcessorPil(
         size={"height": 346, "width": 346}, crop_size={"height": 289, "width": 289}, do_center_crop=True, resample=2,
         rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
@@ -77,12 +77,12 @@ def align_processor() -> transformers.EfficientNetImageProcessorPil:
 
 
 def specs(weights: Path | None, dtype: str = "float32") -> tuple[Spec, Spec]:
-    """`vit` and `align` below a folder, or the embedded ones, as a job's plan describes them."""
+    """Describe `vit` and `align` below a folder, or the demo's checkpoints."""
     names = {kind: str(weights / kind) if weights else "demo" for kind in ("vit", "align")}
-    found = {kind: pin(kind, name, None, Storage()) for kind, name in names.items()}
+    pinned = {kind: resolve_weights(kind, name, None, Storage()) for kind, name in names.items()}
     return (
-        vit.describe(VitConfig(weights=names["vit"]), *found["vit"]),
-        dual.describe(AlignConfig(weights=names["align"]), *found["align"], dtype),
+        vit.describe(VitConfig(weights=names["vit"]), *pinned["vit"]),
+        dual.describe(AlignConfig(weights=names["align"]), *pinned["align"], dtype),
     )
 
 
@@ -95,7 +95,7 @@ def _dim(vision: dict[str, Any]) -> int:
 
 @torch.no_grad()
 def _calibrate(model: Any) -> None:
-    """Batch norm with the means and variances that noise has there."""
+    """Set the running statistics of batch norm to those of noise."""
     norms = [module for module in model.vision_model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -108,5 +108,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    given = parser.parse_args()
-    print(write(given.folder, given.size))
+    args = parser.parse_args()
+    print(write(args.folder, args.size))

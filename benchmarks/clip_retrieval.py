@@ -1,10 +1,10 @@
-"""The same tars and the same CLIP through `clip-retrieval inference` and through this job; whole commands.
+"""Compare the whole commands `clip-retrieval inference` and `coyo-jobs run` on the same tars and CLIP model.
 
     python -m benchmarks.clip_retrieval --other VENV/bin/python [--rows 1000] [--rounds 3] [--home DIR]
 
-VENV has clip-retrieval and its own torch: `pip install torch torchvision clip-retrieval "setuptools<70"`. The model is
-CLIP ViT-B/32's architecture with random weights and OpenAI's tokenizer, as `hf_clip:` loads it. Both embed image and
-text, in batches of 32; it writes .npy, this job Parquet. Embeddings are compared too: it is the same work.
+VENV has clip-retrieval and its own torch: `pip install torch torchvision clip-retrieval "setuptools<70"`. The model has
+the architecture of CLIP ViT-B/32, random weights and OpenAI's tokenizer, and is loaded by `hf_clip:`. Both embed images
+and texts in batches of 32. clip-retrieval writes .npy files, this job Parquet. The embeddings are compared, too.
 """
 
 import argparse
@@ -58,20 +58,20 @@ def main() -> None:
             f"clip-retrieval {seconds[0]:7.1f} s   coyo-jobs {seconds[1]:7.1f} s   {ratios[-1]:.2f} times as fast",
             flush=True,
         )
-        print(f"cosine of both tools' embeddings, least: {least_cosine(out, args.rows):.5f}")
+        print(f"lowest cosine between the embeddings of both tools: {lowest_cosine(out, args.rows):.5f}")
     print(f"{args.rows:,} rows: {statistics.median(ratios):.2f} times as fast")
 
 
 def checkpoint(folder: Path, other: Path) -> None:
-    """As from_pretrained reads it; kept where it is."""
+    """Write a CLIP checkpoint for from_pretrained, unless it exists."""
     import torch
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     if (folder / "config.json").exists():
         return
     torch.manual_seed(0)
-    told = subprocess.run([other, "-c", _VOCABULARY], check=True, capture_output=True, text=True).stdout
-    vocabulary, merges = json.loads(told.splitlines()[-1])
+    output = subprocess.run([other, "-c", _VOCABULARY], check=True, capture_output=True, text=True).stdout
+    vocabulary, merges = json.loads(output.splitlines()[-1])
     config = CLIPConfig()  # ViT-B/32
     config.text_config.eos_token_id, config.text_config.bos_token_id = 49407, 49406
     CLIPModel(config).save_pretrained(folder)
@@ -84,7 +84,7 @@ def checkpoint(folder: Path, other: Path) -> None:
 
 
 def tars(folder: Path, rows: int, per_shard: int = 250) -> None:
-    """`NNNNN.tar` with the pictures and texts of the other benchmarks."""
+    """Write `NNNNN.tar` with the images and texts of the other benchmarks."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = corpus.texts(rows)
     for first in range(0, rows, per_shard):
@@ -112,12 +112,12 @@ def theirs(other: Path, source: Path, output: Path, weights: Path) -> list[str]:
 
 def ours(source: Path, output: Path, weights: Path) -> list[str]:
     tree = yaml.safe_load(recipe_template(str(source), str(output)))
-    tree["source"]["keep"] = []  # there is no json
+    tree["source"]["keep"] = []  # the tars have no json
     tree["models"] = {"vit": None, "align": {"weights": str(weights)}}
     tree["compute"] = {**(tree.get("compute") or {}), "batch_size": BATCH}
     path = output.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(JobConfig.of(tree).to_yaml())
+    path.write_text(JobConfig.from_dict(tree).to_yaml())
     return [sys.executable, "-m", "jobs", "run", str(path)]
 
 
@@ -129,19 +129,19 @@ def timed(command: list[str]) -> float:
     return time.perf_counter() - since
 
 
-def least_cosine(out: Path, rows: int) -> float:
-    """Over all rows, of images and of texts."""
+def lowest_cosine(out: Path, rows: int) -> float:
+    """Return the lowest cosine over all rows, of image and of text embeddings."""
     table = pq.read_table(out / "ours" / "rows", columns=["shard", "row", "image_embedding", "text_embedding"])
     table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
     keys = pq.read_table(next((out / "theirs/metadata").glob("*.parquet"))).column("image_path").to_pylist()
-    order = np.argsort([int(key) for key in keys])  # of two processes that take turns
-    found = []
+    order = np.argsort([int(key) for key in keys])  # two processes wrote them in turns
+    cosines = []
     for column, name in (("image_embedding", "img_emb"), ("text_embedding", "text_emb")):
         mine: Any = np.stack(table.column(column).to_pylist()).astype(np.float32)
         other = np.load(next((out / "theirs" / name).glob("*.npy"))).astype(np.float32)[order]
         assert mine.shape == other.shape == (rows, mine.shape[1])
-        found.append(float((mine * other).sum(1).min()))
-    return min(found)
+        cosines.append(float((mine * other).sum(1).min()))
+    return min(cosines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The whole command on one shard of 100 rows, over `ray.init()` and loading the same checkpoints in one process.
+"""The whole command on one shard of 100 rows, relative to `ray.init()` plus loading the same checkpoints.
 
     python -m benchmarks.cold_start [--rounds 3]
 
-"First" is with nothing remembered on the machine, "again" when it has proved these checkpoints before.
+"First" runs without a cache; "again" runs when the cache has the descriptions of these checkpoints.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from pathlib import Path
 from benchmarks.throughput import job
 from jobs.demo import corpus
 
-_LEAST = """
+_BASELINE = """
 import ray
 ray.init("local", include_dashboard=False, log_to_driver=False)
 from jobs.demo import WEIGHTS
 from jobs.models import loading
-loading.model(loading.transformers().AutoModelForImageClassification, str(WEIGHTS / "vit"), "demo")
-loading.model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
+loading.load_model(loading.transformers().AutoModelForImageClassification, str(WEIGHTS / "vit"), "demo")
+loading.load_model(loading.transformers().AlignModel, str(WEIGHTS / "align"), "demo")
 ray.shutdown()
 """
 
@@ -37,16 +37,16 @@ def main() -> None:
         home = Path(folder)
         corpus.write_parquet(home / "in", 1, 100)
         for turn in range(args.rounds):
-            least = seconds([sys.executable, "-c", _LEAST])
-            print(f"Ray and the checkpoints alone {least:5.1f} s", end="")
-            for name, found in ratios.items():
+            baseline = seconds([sys.executable, "-c", _BASELINE])
+            print(f"Ray and checkpoints only {baseline:5.1f} s", end="")
+            for name, values in ratios.items():
                 (home / "job.yaml").write_text(job(home / "in", home / f"{name}{turn}", None).to_yaml())
                 ours = seconds([sys.executable, "-m", "jobs", "run", str(home / "job.yaml")], str(home / f"home{turn}"))
-                found.append(ours / least)
+                values.append(ours / baseline)
                 print(f", the command {name} {ours:5.1f} s", end="", flush=True)
             print()
-    for name, found in ratios.items():
-        print(f"{name}: {statistics.median(found):.2f} times")
+    for name, values in ratios.items():
+        print(f"{name}: {statistics.median(values):.2f} times")
 
 
 def seconds(command: list[str], home: str = "") -> float:

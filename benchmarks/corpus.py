@@ -1,7 +1,7 @@
-"""Shards with COYO's mix of sizes and texts, for benchmarks: pictures of noise that compresses as photos do.
+"""Shards with COYO's distribution of sizes and texts, for benchmarks. Images are noise that compresses like photos.
 
-Sizes follow the published quantiles of COYO-700M's shorter side (5 % below 210, half below 395, 95 % below 1,055),
-texts their mean of 68 characters, a quarter of them repeated. Everything follows from the seed.
+Sizes follow the published quantiles of COYO-700M's shorter side (5 % below 210, half below 395, 95 % below 1,055).
+Texts have its mean length of 68 characters; a quarter are repeats. All data is determined by seeds.
 """
 
 import argparse
@@ -17,24 +17,24 @@ from PIL import Image
 
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _SHORTER_SIDES = (96, 210, 395, 1055, 2400)
-_DISTINCT = 256  # pictures; more rows repeat them, under other ids
+_DISTINCT = 256  # images; further rows repeat them under other ids
 WORDS = """
 a the of and in with for on red blue green black white small large new old vintage photo picture image woman man
 girl boy dog cat house car tree water city night day summer winter wedding dress shirt shoes table chair kitchen
 garden beach mountain sunset street market food coffee cake birthday christmas happy design pattern vector
 illustration logo background abstract wallpaper art print poster canvas handmade leather cotton silver gold stock
 free download best top ideas style fashion modern home interior travel hotel room view from at by
-""".split()  # noqa: SIM905 - one word a line would be a page
+""".split()  # noqa: SIM905 - one word per line would fill a page
 
 
 def side(r: random.Random) -> int:
-    """A shorter side in pixels."""
+    """Draw a shorter side, in pixels."""
     return round(float(np.exp(np.interp(r.random(), _QUANTILES, np.log(_SHORTER_SIDES)))))
 
 
 @lru_cache(maxsize=_DISTINCT)
 def picture(seed: int) -> bytes:
-    """A JPEG of coloured noise, strong where it is coarse and weak where it is fine, as in photos."""
+    """Return a JPEG of coloured noise: strong at coarse scales and weak at fine ones, as in photos."""
     r, noise = random.Random(f"size {seed}"), np.random.default_rng(seed)
     short = side(r)
     long = min(4000, round(short * np.exp(abs(r.gauss(0.0, 0.33)))))
@@ -52,9 +52,9 @@ def picture(seed: int) -> bytes:
 
 
 def pictures(count: int, photos: Path | None = None) -> list[bytes]:
-    """The first JPEG files below a folder, or as many drawn."""
-    found = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))[:count]] if photos else []
-    return found or [picture(i) for i in range(count)]
+    """Return the first `count` JPEG files below a folder, or that many drawn images."""
+    images = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))[:count]] if photos else []
+    return images or [picture(i) for i in range(count)]
 
 
 def text(r: random.Random) -> str:
@@ -63,16 +63,16 @@ def text(r: random.Random) -> str:
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
-    """A quarter of them are said before."""
+    """Return texts, about a quarter of which are repeats."""
     r = random.Random(f"texts {seed}")
-    said: list[str] = []
+    drawn: list[str] = []
     for _ in range(count):
-        said.append(r.choice(said) if said and r.random() < 0.24 else text(r))
-    return said
+        drawn.append(r.choice(drawn) if drawn and r.random() < 0.24 else text(r))
+    return drawn
 
 
 def write(folder: Path, rows: int, per_shard: int = 1000) -> int:
-    """`part-NNNNN.parquet` with id, text and image; the bytes in all. Shards that are there are kept."""
+    """Write `part-NNNNN.parquet` with id, text and image; keep existing shards. Return the total bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, rows, per_shard):
         path = folder / f"part-{first // per_shard:05d}.parquet"
@@ -98,5 +98,5 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("rows", type=int)
     parser.add_argument("--per-shard", type=int, default=1000)
-    given = parser.parse_args()
-    print(f"{write(given.folder, given.rows, given.per_shard):,} bytes")
+    args = parser.parse_args()
+    print(f"{write(args.folder, args.rows, args.per_shard):,} bytes")

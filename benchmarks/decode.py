@@ -1,8 +1,8 @@
-"""Images per second and core, from encoded bytes to both models' canvases, and how far the fast way is from the exact.
+"""Images per second and core from encoded bytes to the canvases of both models, and the error of fast canvases.
 
     python -m benchmarks.decode [--photos DIR] [--images 128] [--rounds 5]
 
-The reference is what a script would do: open with Pillow, convert, and call each model's own image processor.
+The reference is what a script would do: open with Pillow, convert to RGB, and call each model's image processor.
 """
 
 import argparse
@@ -29,7 +29,7 @@ VIT, ALIGN = Canvas(squash=(384, 384)), Canvas(squash=(346, 346), crop=(289, 289
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="JPEG files; else pictures with COYO's mix of sizes are drawn")
+    parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: drawn images with COYO's sizes)")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -37,23 +37,23 @@ def main() -> None:
     print(f"{len(images)} JPEG, {np.mean([len(data) for data in images]) / 1000:.0f} kB each on average\n")
     rates = measured(images, args.rounds)
     print(f"{'':26s} {'images/s':>9s}  {'times the processors':>20s}")
-    for name, found in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(found, rates[REFERENCE], strict=True)]
-        print(f"{name:26s} {statistics.median(found):9.1f}  {statistics.median(ratios):20.2f}")
+    for name, values in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(values, rates[REFERENCE], strict=True)]
+        print(f"{name:26s} {statistics.median(values):9.1f}  {statistics.median(ratios):20.2f}")
     fidelity(images)
 
 
 def measured(images: list[bytes], rounds: int) -> dict[str, list[float]]:
-    """Images per second of CPU time, for each way and round."""
+    """Return images per second of CPU time, by method and round."""
     ways: dict[str, Callable[[bytes], Any]] = {
         REFERENCE: processors(),
-        "Pillow decode alone": lambda data: Image.open(io.BytesIO(data)).convert("RGB").load(),
-        "fast decode alone": lambda data: decode(data, DecodeConfig(), fast=True),
+        "Pillow decode only": lambda data: Image.open(io.BytesIO(data)).convert("RGB").load(),
+        "fast decode only": lambda data: decode(data, DecodeConfig(), fast=True),
         "canvas: exact": partial(render, config=DecodeConfig(), canvases=[VIT, ALIGN]),
         "canvas: fast": partial(render, config=DecodeConfig(), canvases=[VIT, ALIGN], fast=True),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():  # imports, and the caches of the processor
+    for way in ways.values():  # warm-up: imports and caches
         way(images[0])
     for _ in range(rounds):
         for name, way in ways.items():
@@ -65,7 +65,7 @@ def measured(images: list[bytes], rounds: int) -> dict[str, list[float]]:
 
 
 def processors() -> Callable[[bytes], Any]:
-    """ViT's and ALIGN's own, configured as kakaobrain's checkpoints are."""
+    """Return a call of ViT's and ALIGN's image processors, configured like kakaobrain's checkpoints."""
     vit, align = checkpoints.vit_processor(), checkpoints.align_processor()
 
     def both(data: bytes) -> Any:
@@ -86,7 +86,7 @@ def fidelity(images: list[bytes]) -> None:
         levels += [np.abs(a.astype(int) - b).ravel() for a, b in pairs]
     every = np.concatenate(levels)
     shares = ", ".join(f"{level}: {(every == level).mean():.4%}" for level in range(min(4, every.max() + 1)))
-    print(f"\nfast against exact, share of values by levels off (of 255): {shares}; at most {every.max()}")
+    print(f"\nfast against exact, share of values by error in levels of 255: {shares}; at most {every.max()}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Rows per second and peak memory of exports and joins, at some rows and at ten times as many.
+"""Rows per second and peak memory of exports and joins, for two numbers of rows.
 
     python -m benchmarks.exports [--rows 65536 655360] [--home DIR]
 
-The outputs are written as a run would write them for align-base and five labels: 640 random numbers for each embedding,
-in objects of 8,192 rows; the metadata has their ids in another order. Memory is what is not backed by a file: pages of
-mapped files are the operating system's to drop.
+The outputs are like those of a run with align-base and five labels: random embeddings of 640 numbers, in objects of
+8,192 rows. The metadata has their ids in another order. Memory excludes pages of mapped files: the operating system can
+drop those.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds, and the peak in bytes of the process."""
+    """Run a command. Return seconds and the peak memory of its process in bytes."""
     since, peak = time.perf_counter(), 0
     process = psutil.Popen([sys.executable, "-m", "jobs", *command], stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -77,10 +77,10 @@ def measured(command: list[str]) -> tuple[float, int]:
 
 
 def write(home: Path, count: int) -> None:
-    """A finished output in home/out, and metadata of its rows and as many others, shuffled, in home/coyo."""
+    """Write a finished output to home/out, and shuffled metadata of its rows and as many others to home/coyo."""
     path, storage = str(home / "out"), Storage()
     tree = {"source": {"path": str(home / "in"), "keep": [n for n, _ in KEPT]}, "output": {"path": path}}
-    config = JobConfig.of(tree)
+    config = JobConfig.from_dict(tree)
     about = {"weights": "random", "revision": "none"}
     scale = Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     spec = Spec("vit", Weights("random", "none", storage), Canvas((8, 8)), scale, FIELDS, (), about, {})
@@ -103,7 +103,7 @@ def _batch(
 ) -> pa.Table:
     n = len(rows)
     ends = pa.array(np.arange(0, 5 * n + 1, 5), pa.int32())
-    given = {
+    columns_by_name = {
         "shard": pa.repeat("part-00000.parquet", n),
         "row": pa.array(rows, pa.int32()),
         "_since": pa.array(rows, pa.int32()),
@@ -119,7 +119,7 @@ def _batch(
         "text_embedding": _vectors(n, dice),
         "similarity": pa.array(dice.random(n), pa.float32()),
     }
-    arrays = [given.get(field.name, pa.nulls(n, field.type)) for field in columns]
+    arrays = [columns_by_name.get(field.name, pa.nulls(n, field.type)) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
 
 

@@ -1,12 +1,12 @@
-"""Fetching the same urls from loopback: our fetcher over img2dataset, with as many processes and requests at once.
+"""Fetch the same urls from loopback with our fetcher and with img2dataset, with equal processes and requests.
 
     python -m benchmarks.fetch --other VENV/bin/python [--rows 20000] [--rounds 3] [--requests 256]
 
-img2dataset lives in an environment of its own (pip install img2dataset): its needs are not ours. It does not decode,
-resize, hash or write here (`resize_mode` no, `disable_all_reencoding`, `output_format` dummy). Both clocks run from
-when the first process begins to fetch until the last one ends. It is done twice: with every url on one host, whose
-connections can be kept, and with each on a host of its own (127.x.y.z). 256 requests are the default of both. The
-server, one process, takes its part of the cores.
+Install img2dataset in its own environment (pip install img2dataset): its dependencies conflict with ours. Here it does
+not decode, resize, hash or write (`resize_mode` no, `disable_all_reencoding`, `output_format` dummy). Time runs from
+the first process that begins to fetch to the last one that ends. Two cases: all urls on one host, whose connections can
+be reused, and each url on its own host (127.x.y.z). 256 requests are the default of both. The server is one process and
+shares the cores.
 """
 
 import argparse
@@ -38,46 +38,48 @@ if __name__ == "__main__":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--other", type=Path, help="a Python with img2dataset installed")
+    parser.add_argument("--other", type=Path, help="Python executable with img2dataset installed")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=256, help="at once, in each process")
+    parser.add_argument("--requests", type=int, default=256, help="concurrent requests per process")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--hosts", type=int, nargs="+")
     args = parser.parse_args()
     if missing := _missing(args.other):
-        print(f"img2dataset is left out: {missing}")
+        print(f"img2dataset is skipped: {missing}")
     with serving() as port:
         for hosts in args.hosts or (1, args.rows):
             urls = [f"http://{_address(i % hosts)}:{port}/{i}.jpg" for i in range(args.rows)]
-            found: dict[str, list[float]] = {}
+            rates_by_tool: dict[str, list[float]] = {}
             for _ in range(args.rounds):
                 if not missing:
-                    found.setdefault("img2dataset", []).append(theirs(args.other, urls, args.processes, args.requests))
-                found.setdefault("coyo-jobs", []).append(ours(urls, args.processes, args.requests))
-            _show(found, f"{args.rows:,} urls on {hosts:,} hosts, {args.processes} x {args.requests} requests")
+                    rates_by_tool.setdefault("img2dataset", []).append(
+                        theirs(args.other, urls, args.processes, args.requests)
+                    )
+                rates_by_tool.setdefault("coyo-jobs", []).append(ours(urls, args.processes, args.requests))
+            _show(rates_by_tool, f"{args.rows:,} urls on {hosts:,} hosts, {args.processes} x {args.requests} requests")
 
 
-def _show(found: dict[str, list[float]], what: str) -> None:
-    print(f"{what}, {os.cpu_count()} cores")
-    for name, rates in found.items():
+def _show(rates_by_tool: dict[str, list[float]], title: str) -> None:
+    print(f"{title}, {os.cpu_count()} cores")
+    for name, rates in rates_by_tool.items():
         print(f"  {name:12s} {statistics.median(rates):8.0f} rows/s   {[round(rate) for rate in rates]}")
-    if "img2dataset" in found:
-        ratios = [a / b for a, b in zip(found["coyo-jobs"], found["img2dataset"], strict=True)]
+    if "img2dataset" in rates_by_tool:
+        ratios = [a / b for a, b in zip(rates_by_tool["coyo-jobs"], rates_by_tool["img2dataset"], strict=True)]
         print(f"  ratio        {statistics.median(ratios):8.2f}          {[round(ratio, 2) for ratio in ratios]}")
 
 
 def ours(urls: list[str], processes: int, requests: int) -> float:
-    """rows/s"""
+    """Return rows/s."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         parts = [(urls[index::processes], requests) for index in range(processes)]
         done = pool.starmap(fetch, parts, chunksize=1)
-    print(f"  memory of a process grew by {max(grown for *_, grown in done) >> 10} MB", flush=True)
+    print(f"  memory per process grew by at most {max(grown for *_, grown in done) >> 10} MB", flush=True)
     return _rate([part[:3] for part in done], len(urls))
 
 
 def fetch(urls: list[str], requests: int) -> tuple[float, float, int, int]:
-    """Runs in a process of its own: begun, ended, urls fetched, KB of memory more than before."""
+    """Fetch in this process. Return start, end, urls fetched, and growth of memory in KB."""
     from jobs.config import FetchConfig
     from jobs.fetch import Fetcher
 
@@ -89,7 +91,7 @@ def fetch(urls: list[str], requests: int) -> tuple[float, float, int, int]:
 
 
 def theirs(python: Path, urls: list[str], processes: int, requests: int) -> float:
-    """rows/s"""
+    """Return rows/s."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "urls.txt")
         source.write_text("\n".join(urls))
@@ -102,7 +104,7 @@ def theirs(python: Path, urls: list[str], processes: int, requests: int) -> floa
         command = [str(python), "-c", _THEIRS, json.dumps(options)]
         subprocess.run(command, check=True, capture_output=True, env={**plain, "NO_ALBUMENTATIONS_UPDATE": "1"})
         stats = [json.loads(path.read_text()) for path in Path(folder, "out").glob("*_stats.json")]
-    return _rate([(each["start_time"], each["end_time"], each["successes"]) for each in stats], len(urls))
+    return _rate([(part["start_time"], part["end_time"], part["successes"]) for part in stats], len(urls))
 
 
 def _rate(parts: list[tuple[float, float, int]], rows: int) -> float:
@@ -114,7 +116,7 @@ def _rate(parts: list[tuple[float, float, int]], rows: int) -> float:
 
 def _missing(python: Path | None) -> str | None:
     if python is None:
-        return "--other names no Python that has it"
+        return "pass --other, a Python with img2dataset"
     try:
         done = subprocess.run([python, "-c", "import img2dataset"], capture_output=True, text=True)
     except OSError as exc:
@@ -128,33 +130,33 @@ def _address(index: int) -> str:
 
 @contextmanager
 def serving() -> Iterator[int]:
-    """A server in a process of its own, for every loopback address; its port."""
-    told, tell = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_serve, args=(tell,), daemon=True)
+    """Serve images on every loopback address, in another process. Yield the port."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_serve, args=(sender,), daemon=True)
     process.start()
     try:
-        yield told.recv()
+        yield receiver.recv()
     finally:
         process.kill()
 
 
-def _serve(tell: Connection) -> None:
+def _serve(sender: Connection) -> None:
     async def forever() -> None:
         server = await asyncio.get_running_loop().create_server(_Images, "0.0.0.0", 0, backlog=4096)
-        tell.send(server.sockets[0].getsockname()[1])
+        sender.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(forever())
 
 
 def _bodies(count: int) -> list[bytes]:
-    """Of COYO's mix of sizes, 50 KB on average."""
+    """Return random bodies with COYO's distribution of sizes, 50 KB on average."""
     rng = random.Random(0)
     return [rng.randbytes(min(1 << 20, int(rng.lognormvariate(10.3, 1.0)))) for _ in range(count)]
 
 
 class _Images(asyncio.Protocol):
-    """Answers every GET."""
+    """Answers every GET with a body."""
 
     bodies = _bodies(200)
 

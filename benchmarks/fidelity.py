@@ -1,8 +1,8 @@
-"""How far the fast canvases are from the exact ones in what the models say.
+"""The effect of fast instead of exact canvases on the results of the models.
 
     python -m benchmarks.fidelity [--photos DIR] [--images 64] [--weights DIR]      # DIR holds vit/ and align/
 
-Without weights the embedded checkpoints are used, without photos pictures with COYO's mix of sizes.
+Without --weights it uses the demo's checkpoints, without --photos drawn images with COYO's sizes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     specs = checkpoints.specs(args.weights)
     annotator = Annotator(specs, ExecutionOptions("cpu", "float32", threads=torch.get_num_threads()))
     exact, fast = (annotated(annotator, specs, images, fast=fast) for fast in (False, True))
-    a, b = (np.array(found[schema.IMAGE_EMBEDDING], np.float64) for found in (exact, fast))
+    a, b = (np.array(results[schema.IMAGE_EMBEDDING], np.float64) for results in (exact, fast))
     far = 1 - (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     tops = list(zip(exact[schema.LABELS], fast[schema.LABELS], strict=True))
     first, five = np.mean([x[0] == y[0] for x, y in tops]), np.mean([len({*x} & {*y}) / len(x) for x, y in tops])
@@ -53,8 +53,8 @@ def annotated(
     by = partial(render, config=DecodeConfig(), canvases=canvases, fast=fast)
     parts = [raw.slice(start, BATCH) for start in range(0, raw.num_rows, BATCH)]
     table = pa.concat_tables([annotator(paint_rows(part, DecodeConfig(), canvases, by)) for part in parts])
-    found = table.filter(pc.is_valid(table.column(schema.LABELS))).sort_by(schema.ROW)
-    columns: dict[str, list[Any]] = found.select([schema.LABELS, schema.IMAGE_EMBEDDING]).to_pydict()
+    labelled = table.filter(pc.is_valid(table.column(schema.LABELS))).sort_by(schema.ROW)
+    columns: dict[str, list[Any]] = labelled.select([schema.LABELS, schema.IMAGE_EMBEDDING]).to_pydict()
     return columns
 
 

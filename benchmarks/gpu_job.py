@@ -1,10 +1,10 @@
-"""The whole job with Ray on a machine with a GPU: rows/s once it is at work, eager and compiled.
+"""The whole job with Ray on a machine with a GPU: steady rows/s, eager and compiled.
 
     python -m benchmarks.gpu_job [--rows 40000] [--ways eager compiled] [--most 240] [--out DIR]
-    python -m benchmarks.gpu_job --device cpu --size small --rows 400 --shard 100 --pictures 16    # the script itself
+    python -m benchmarks.gpu_job --device cpu --size small --rows 400 --shard 100 --pictures 16    # without a GPU
 
-A way that is not done after so many seconds is stopped; its rate is then the slope between its progress lines. Its log
-and summary, and what the GPU did each second (nvidia-smi dmon), stay in DIR. What is bare: benchmarks.gpu says.
+A run is killed after --most seconds; its rate is the slope between its progress lines. DIR keeps its log, its summary
+and the output of nvidia-smi dmon. benchmarks.gpu measures the models without Ray.
 """
 
 import argparse
@@ -31,7 +31,7 @@ try:
     from benchmarks import HOME, checkpoints, corpus, throughput
 except ImportError as exc:
     raise SystemExit(
-        f"benchmarks.gpu_job: {exc.name} is missing here: pip install -c constraints.txt {exc.name}"
+        f"benchmarks.gpu_job: {exc.name} is not installed: pip install -c constraints.txt {exc.name}"
     ) from exc
 
 _PROGRESS = re.compile(r"\s*([\d,]+) of ")
@@ -40,7 +40,7 @@ _PROGRESS = re.compile(r"\s*([\d,]+) of ")
 def main() -> None:
     args = arguments()
     if not find_spec("ray"):
-        raise SystemExit("benchmarks.gpu_job: ray is missing here: pip install -c constraints.txt 'ray[data]'")
+        raise SystemExit("benchmarks.gpu_job: ray is not installed: pip install -c constraints.txt 'ray[data]'")
     args.out.mkdir(parents=True, exist_ok=True)
     weights = checkpoints.write(args.home / args.size, args.size)
     source = write(args.home / f"corpus-gpu-{args.rows}", args)
@@ -56,10 +56,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=40000)
     parser.add_argument("--shard", type=int, default=1280)
-    parser.add_argument("--pictures", type=int, default=256, help="different ones; more rows repeat them")
+    parser.add_argument("--pictures", type=int, default=256, help="distinct images; further rows repeat them")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--ways", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
-    parser.add_argument("--most", type=float, default=240, help="seconds of each way")
+    parser.add_argument("--most", type=float, default=240, help="limit in seconds per run")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--size", choices=sorted(checkpoints.SIZES), default="full")
     parser.add_argument("--home", type=Path, default=HOME)
@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
 
 
 def write(folder: Path, args: argparse.Namespace) -> Path:
-    """benchmarks.corpus, drawn and written by all cores: a GPU waits for it."""
+    """Write the corpus of benchmarks.corpus on all cores, as GPU time is expensive. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         pictures = pool.map(corpus.picture, range(args.pictures), chunksize=4)
@@ -87,7 +87,7 @@ def shard(folder: Path, args: argparse.Namespace, pictures: list[bytes], first: 
 
 
 def run(way: str, source: Path, weights: Path, args: argparse.Namespace) -> list[tuple[float, int]]:
-    """The command, and (second, rows) of each line of its progress."""
+    """Run the command. Return (second, rows) of each of its progress lines."""
     output = args.home / f"out-gpu-{way}-{os.getpid()}"
     recipe = output.with_suffix(".yaml")
     recipe.write_text(throughput.job(source, output, weights).to_yaml())
@@ -112,8 +112,8 @@ def run(way: str, source: Path, weights: Path, args: argparse.Namespace) -> list
                 lines.append((time.monotonic() - since, int(found[1].replace(",", ""))))
         code = command.wait()
         stop.cancel()
-    told = f"exit {code} after {time.monotonic() - since:.0f} s"
-    print(f"{way}: {told}{_summary(output / '_summary.json', args.out / f'summary-{way}.json')}", flush=True)
+    outcome = f"exit {code} after {time.monotonic() - since:.0f} s"
+    print(f"{way}: {outcome}{_summary(output / '_summary.json', args.out / f'summary-{way}.json')}", flush=True)
     return lines
 
 
@@ -122,7 +122,7 @@ def _watched(path: Path) -> "subprocess.Popen[bytes]":
 
 
 def _summary(path: Path, kept: Path) -> str:
-    """What the run says of its annotate stage; nothing, when it was stopped."""
+    """Return the profile of the annotate stage, or "" if the run was killed."""
     if not path.exists():
         return ""
     summary: dict[str, Any] = json.loads(path.read_text())

@@ -1,10 +1,10 @@
-"""Kill a job again and again, at random moments and in random parts, until it is done; then prove the output.
+"""Kill random processes of a job at random moments until it is done; then verify the output.
 
     python -m benchmarks.kill_soak OUT [--corpus DIR_OR_S3] [--kills 20] [--seed 0] [--set KEY=VALUE]
-    python -m benchmarks.kill_soak --ceph               # on a real S3 server that it starts itself
+    python -m benchmarks.kill_soak --ceph               # starts a real S3 server
 
-Without a corpus it draws one. Each round starts the same command, waits a random time, and kills: the driver with its
-whole process group, one annotate actor, or one process that reads and decodes. Ends with `verify --deep`. With
+Without --corpus it draws one. Each round starts the same command, waits a random time, and kills the driver with its
+process tree, one annotate actor, or one process that reads and decodes. It ends with `verify --deep`. With
 AWS_ENDPOINT_URL and credentials set, OUT and the corpus may be s3:// paths.
 """
 
@@ -35,14 +35,14 @@ PARTS = {"actor": "AnnotateActor", "decoder": "Decoder"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", default="s3://soak/out")
-    parser.add_argument("--ceph", action="store_true", help="start Ceph's S3 gateway; corpus and output are there")
+    parser.add_argument("--ceph", action="store_true", help="start Ceph's S3 gateway, for corpus and output")
     parser.add_argument("--corpus", default="")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, as of run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
     args = parser.parse_args()
-    if args.ceph and (absent := ceph.missing()):
-        raise SystemExit(f"skipped: {absent[0]} is not installed; see benchmarks/ceph.py")
+    if args.ceph and (missing := ceph.missing()):
+        raise SystemExit(f"skipped: {missing[0]} is not installed; see benchmarks/ceph.py")
     with contextlib.ExitStack() as running:
         if args.ceph:
             running.enter_context(ceph.server("soak"))
@@ -58,16 +58,16 @@ def soak(args: argparse.Namespace) -> None:
         job = Path(folder) / "job.yaml"
         tree = throughput.job(source, args.out, None).model_dump()
         tree["output"]["rows_per_file"] = 50
-        job.write_text(JobConfig.of(tree).to_yaml())
+        job.write_text(JobConfig.from_dict(tree).to_yaml())
         job.write_text(load_recipe(job, args.set).to_yaml())
         kills: list[str] = []
         while len(kills) < args.kills:
-            what = r.choice(["driver", "driver", *PARTS])
-            done = strike(job, what, r.uniform(4.0, 16.0))
-            kills.append(what)
-            print(f"kill {len(kills):2d}  {what:8s} {committed(args.out):5d} objects committed", flush=True)
-            if done and len(kills) < args.kills:  # finished too early: forget half of it, and go on killing
-                forget(args.out, r)
+            target = r.choice(["driver", "driver", *PARTS])
+            done = run_and_kill(job, target, r.uniform(4.0, 16.0))
+            kills.append(target)
+            print(f"kill {len(kills):2d}  {target:8s} {committed(args.out):5d} objects committed", flush=True)
+            if done and len(kills) < args.kills:  # finished too early: delete half of it and continue
+                delete_half(args.out, r)
         subprocess.run([*RUN, str(job)], check=True, stderr=subprocess.DEVNULL)
         checks = verify(args.out, deep=True)
     print(show(checks))
@@ -85,18 +85,18 @@ def upload(folder: Path, to: str) -> str:
     return to
 
 
-def strike(job: Path, what: str, after: float) -> bool:
-    """Start the command and kill part of it after some seconds; whether the run finished all the same."""
+def run_and_kill(job: Path, target: str, after: float) -> bool:
+    """Start the command and kill the target after some seconds. Return whether the run finished nevertheless."""
     process = subprocess.Popen(
         [*RUN, str(job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
-        if what == "driver":
+        if target == "driver":
             kill_all(process.pid)
         else:
-            kill_part(process.pid, PARTS[what])
+            kill_part(process.pid, PARTS[target])
     try:
         return process.wait(120) == 0
     except subprocess.TimeoutExpired:
@@ -115,7 +115,7 @@ def kill_part(pid: int, name: str) -> None:
 
 
 def kill_all(pid: int) -> None:
-    """The driver first, as a power cut of its machine would have it, and then the Ray it leaves behind."""
+    """Kill the driver first, like a power cut of its machine, and then the Ray processes that it leaves behind."""
     children = psutil.Process(pid).children(recursive=True)
     os.kill(pid, signal.SIGKILL)
     time.sleep(random.uniform(0, 1.0))  # orphans may still write
@@ -130,7 +130,7 @@ def committed(out: str) -> int:
     return sum(entry.path.endswith(".parquet") for entry in Storage().find(out))
 
 
-def forget(out: str, r: random.Random) -> None:
+def delete_half(out: str, r: random.Random) -> None:
     storage = Storage()
     for entry in storage.find(out):
         if entry.path.endswith("_SUCCESS") or (entry.path.endswith(".parquet") and r.random() < 0.5):

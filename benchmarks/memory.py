@@ -1,8 +1,8 @@
-"""Peak memory of the whole process tree, at some rows and at ten times as many: it must not grow with the corpus.
+"""Peak memory of the whole process tree for two numbers of rows: it must not grow with the corpus.
 
     python -m benchmarks.memory [--rows 10000 100000] [--home DIR] [--size demo]
 
-Memory is the sum of each process's proportional set size: what several share, the object store above all, counts once.
+Memory is the sum of the proportional set sizes: memory shared by processes, mainly the object store, counts once.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def watched(command: list[str]) -> int:
-    """The peak, in bytes."""
+    """Run a command and return its peak memory in bytes."""
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:

@@ -1,9 +1,9 @@
-"""How many images at once are fastest: each model's call of 32 images and texts, its images in parts of 4 to 32.
+"""The fastest micro-batch: calls of each model on 32 images and texts, in micro-batches of 4 to 32 images.
 
     python -m benchmarks.parts [--rounds 3] [--size small] [--threads 1] [--home DIR]
 
-Images per second, the median of the rounds. What it wins in a whole job, where calls and decoders share the cores:
-benchmarks.throughput, with and without --set compute.batch_size=32.
+Prints images per second, the median of the rounds. In a whole job calls and decoders share the cores: measure the gain
+with benchmarks.throughput, with and without --set compute.batch_size=32.
 """
 
 import argparse
@@ -30,15 +30,17 @@ def main() -> None:
     args = parser.parse_args()
     specs = checkpoints.specs(checkpoints.write(args.home / args.size, args.size))
     table = block(specs, _BATCH)
-    annotators = {size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch=size)) for size in _SIZES}
+    annotators = {
+        size: Annotator(specs, ExecutionOptions("cpu", threads=args.threads, batch_size=size)) for size in _SIZES
+    }
     calls = {size: resident(annotator, specs, table, "cpu") for size, annotator in annotators.items()}
     for spec in specs:
         rates: dict[int, list[float]] = {size: [] for size in _SIZES}
         for _ in range(args.rounds):
-            for size, found in rates.items():
-                found.append(rate(calls[size][spec.kind]))
-        told = ", ".join(f"{statistics.median(found):.1f} in parts of {size}" for size, found in rates.items())
-        print(f"{spec.kind}: {told}", flush=True)
+            for size, values in rates.items():
+                values.append(rate(calls[size][spec.kind]))
+        medians = ", ".join(f"{statistics.median(values):.1f} in micro-batches of {n}" for n, values in rates.items())
+        print(f"{spec.kind}: {medians}", flush=True)
 
 
 def rate(call: Any) -> float:

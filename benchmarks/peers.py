@@ -1,4 +1,4 @@
-"""The same shards and checkpoints through what a user would otherwise write, and through this job; whole commands.
+"""Compare whole commands: scripts that a user might write, and this job, on the same shards and checkpoints.
 
     python -m benchmarks.peers [--rows 2000] [--rounds 1] [--home DIR] [--size small]
 
@@ -6,7 +6,7 @@
 - ray-data: read_parquet, map_batches with the models' processors on CPU, an actor with both models, write_parquet,
   in the style of Ray's own image-embedding example.
 
-Both write Parquet with labels and embeddings; neither has rejects, a ledger, or a way to go on.
+Both write Parquet with labels and embeddings. Neither handles rejects or can resume.
 """
 
 import argparse
@@ -40,27 +40,27 @@ def main() -> None:
     if args.only:
         PEERS[args.only](source, args.home / f"out-{args.only}-{os.getpid()}", weights)
         return
-    found: dict[str, list[float]] = {}
+    times_by_command: dict[str, list[float]] = {}
     for _ in range(args.rounds):
         for name, seconds in commands(args.home, args.rows, args.per_shard, args.size):
-            found.setdefault(name, []).append(seconds)
+            times_by_command.setdefault(name, []).append(seconds)
             print(f"{name:10s} {seconds:7.1f} s", flush=True)
     print(f"{args.rows:,} rows, {os.cpu_count()} cores, {args.size} models; whole commands")
-    for name, times in found.items():
-        ratios = [theirs / ours for theirs, ours in zip(times, found["coyo-jobs"], strict=True)]
+    for name, times in times_by_command.items():
+        ratios = [theirs / ours for theirs, ours in zip(times, times_by_command["coyo-jobs"], strict=True)]
         rate = args.rows / statistics.median(times)
         print(f"{name:10s} {rate:7.1f} rows/s   coyo-jobs is {statistics.median(ratios):.2f} times as fast")
 
 
 def commands(home: Path, rows: int, per_shard: int, size: str) -> Iterator[tuple[str, float]]:
-    """Runs each, and says how many seconds it took."""
+    """Run each command and yield its name and seconds."""
     source, weights = home / f"corpus-{rows}x{per_shard}", checkpoints.write(home / size, size)
     corpus.write(source, rows, per_shard)
     recipe = home / f"peers-{time.time_ns()}.yaml"
     recipe.write_text(job(source, recipe.with_suffix(""), weights).to_yaml())
     same = ["--home", str(home), "--rows", str(rows), "--per-shard", str(per_shard), "--size", size]
-    them = {name: ["benchmarks.peers", "--only", name, *same] for name in PEERS}
-    for name, command in (them | {"coyo-jobs": ["jobs", "run", str(recipe)]}).items():
+    peers = {name: ["benchmarks.peers", "--only", name, *same] for name in PEERS}
+    for name, command in (peers | {"coyo-jobs": ["jobs", "run", str(recipe)]}).items():
         since = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,9 +1,9 @@
-"""Where to decode: in CPU tasks, uint8 canvases through the object store; or in the actor's own threads, from bytes.
+"""Compare decoding in CPU tasks, with uint8 canvases in the object store, and in threads of the actor.
 
     python -m benchmarks.placement [--rows 2000] [--rounds 3] [--home DIR]
 
-The actor takes what it gets as a GPU's would, copied once out of the object store, and runs no model: what is measured
-is how fast it can be fed. Rows per second, and CPU seconds of all processes for 1,000 rows; the canvases are those of
+The actor copies its input once out of the object store, as for a GPU, and runs no model: this measures how fast it can
+be fed. Prints rows per second, and CPU seconds of all processes per 1,000 rows. The canvases are those of
 vit-large-patch16-384 and align-base.
 """
 
@@ -24,31 +24,31 @@ from benchmarks import HOME, checkpoints, corpus
 from benchmarks.throughput import job
 from jobs.config import JobConfig
 from jobs.driver.coordinator import Coordinator
-from jobs.driver.tasks import plan
+from jobs.driver.tasks import plan_tasks
 from jobs.models import Spec
-from jobs.models.annotator import pixels_of
+from jobs.models.annotator import canvas_tensor
 from jobs.pipeline.decode import Decoder
 from jobs.pipeline.read import Reader, ShardDatasource
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
-_BATCH, _ENCODED = 128, 50_000  # rows, and bytes of one of COYO's images
+_BATCH, _ENCODED = 128, 50_000  # rows; bytes per encoded image of COYO
 
 
 class Taker:
-    """What an actor does with decoded rows before its models see them."""
+    """Handles decoded rows like an actor before it calls its models."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         for name in self._names:
-            pixels_of(decoded, name).clone()
+            canvas_tensor(decoded, name).clone()
         return decoded.select([name for name in decoded.column_names if name not in self._names])
 
 
 class DecodingTaker(Taker):
-    """The same, from encoded rows, decoded in threads."""
+    """Handles encoded rows: decodes them in threads first."""
 
     def __init__(self, names: list[str], decoder: Decoder, threads: int) -> None:
         super().__init__(names)
@@ -57,13 +57,13 @@ class DecodingTaker(Taker):
     def __call__(self, raw: pa.Table) -> pa.Table:
         part = -(-raw.num_rows // self._threads._max_workers)
         parts = [raw.slice(start, part) for start in range(0, raw.num_rows, part)]
-        return super().__call__(pa.concat_tables(self._threads.map(self._painted, parts)))
+        return super().__call__(pa.concat_tables(self._threads.map(self._decode, parts)))
 
-    def _painted(self, raw: pa.Table) -> pa.Table:
+    def _decode(self, raw: pa.Table) -> pa.Table:
         from jobs.images.render import render
 
         d = self._decoder
-        return d._painted(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))
+        return d._paint(raw, lambda data: render(data, d.config.decode, d.canvases, fast=True))
 
 
 def main() -> None:
@@ -80,41 +80,41 @@ def main() -> None:
     ray.init("local", num_cpus=cores + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    found: dict[str, list[tuple[float, float]]] = {"in tasks": [], "in the actor": []}
+    rates: dict[str, list[tuple[float, float]]] = {"in tasks": [], "in the actor": []}
     for _ in range(args.rounds):
-        for where, results in found.items():
+        for where, results in rates.items():
             results.append(fed(config, specs, where, cores, args.rows))
-            print(f"{where:13s} {results[-1][0]:7.1f} rows/s  {results[-1][1]:6.2f} CPU s for 1,000 rows", flush=True)
-    ratio = statistics.median(a[0] / b[0] for a, b in zip(*found.values(), strict=True))
-    print(f"in tasks over in the actor: {ratio:.2f}")
+            print(f"{where:13s} {results[-1][0]:7.1f} rows/s  {results[-1][1]:6.2f} CPU s per 1,000 rows", flush=True)
+    ratio = statistics.median(a[0] / b[0] for a, b in zip(*rates.values(), strict=True))
+    print(f"rows/s in tasks over in the actor: {ratio:.2f}")
 
 
 def fed(config: JobConfig, specs: tuple[Spec, ...], where: str, cores: int, rows: int) -> tuple[float, float]:
-    """Rows per second once the first are there, and CPU seconds for 1,000."""
+    """Return rows/s after the first block, and CPU seconds per 1,000 rows."""
     storage = Storage()
     source = discover(storage, config.source)
-    work = plan(storage, source, {}, cores=cores)
-    silent = Coordinator()
-    reader = Reader(storage, source.layout, silent, config.fetch)
-    decoder, names = Decoder(config, specs, silent), [spec.canvas.name for spec in specs]
+    work = plan_tasks(storage, source, {}, cores=cores)
+    coordinator = Coordinator()
+    reader = Reader(storage, source.layout, coordinator, config.fetch)
+    decoder, names = Decoder(config, specs, coordinator), [spec.canvas.name for spec in specs]
     reading = cores if where == "in tasks" else 1
-    canvases = sum(canvas.bytes for canvas in {spec.canvas for spec in specs})
+    canvases = sum(canvas.nbytes for canvas in {spec.canvas for spec in specs})
     DataContext.get_current().target_max_block_size = _BATCH * (canvases if where == "in tasks" else _ENCODED)
     dataset = ray.data.read_datasource(
         ShardDatasource(work.tasks, reader), override_num_blocks=len(work.tasks), num_cpus=1,
         compute=TaskPoolStrategy(reading),
     )  # fmt: skip
-    how: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    options: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if where == "in tasks":
         dataset = dataset.map_batches(
-            decoder.decode, batch_size=None, num_cpus=1, compute=TaskPoolStrategy(cores), **how
+            decoder.decode, batch_size=None, num_cpus=1, compute=TaskPoolStrategy(cores), **options
         )
         actor: tuple[Any, ...] = (Taker, (names,))
     else:
         actor = (DecodingTaker, (names, decoder, cores))
     dataset = dataset.map_batches(
         actor[0], fn_constructor_args=actor[1], batch_size=_BATCH, num_cpus=0.5, max_concurrency=2,
-        compute=ActorPoolStrategy(size=1, enable_true_multi_threading=True), **how,
+        compute=ActorPoolStrategy(size=1, enable_true_multi_threading=True), **options,
     )  # fmt: skip
     began, cpu, first, passed = 0.0, 0.0, 0, 0
     for bundle in dataset.iter_internal_ref_bundles():
@@ -127,7 +127,7 @@ def fed(config: JobConfig, specs: tuple[Spec, ...], where: str, cores: int, rows
 
 
 def used() -> float:
-    """CPU seconds of this process and all below it that live."""
+    """Return CPU seconds of this process and its live descendants."""
     total = 0.0
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:

@@ -1,10 +1,9 @@
-"""How long a resume takes to find out what is left: 70,000 shards, 20,000 committed objects.
+"""How long a resume takes to plan: 70,000 shards, 20,000 committed objects.
 
     python -m benchmarks.resume_plan [--shards 70000] [--objects 20000] [--folder DIR]
 
-Three shards of seven are not committed; with --objects 0 none is, as in a fresh job. Prints seconds for each
-step, requests, and peak memory, and the same two listings and footers read by nothing but fsspec and pyarrow, in the
-same run.
+Three of seven shards are not committed; with --objects 0 none is, as in a new job. Prints seconds per step, requests
+and peak memory, and the seconds of plain fsspec and pyarrow for the same listing and footers.
 """
 
 import argparse
@@ -26,14 +25,14 @@ import pyarrow.parquet as pq
 
 from jobs import schema
 from jobs.config import SourceConfig
-from jobs.driver.tasks import plan
+from jobs.driver.tasks import plan_tasks
 from jobs.output import footer, ledger
 from jobs.output.layout import FOLDERS
 from jobs.row_ranges import Coverage
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 
-ROWS = 10_000  # of a COYO tar
+ROWS = 10_000  # per tar of COYO
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def make_shards(folder: Path, count: int) -> None:
-    """One real tar under many names: a hard link takes at most 65,000, so each ten thousand has its own copy."""
+    """Write one tar under many names: copies with 10,000 hard links each, as a file can have at most 65,000."""
     folder.mkdir()
     first = folder / "00000.tar"
     with tarfile.open(first, "w") as tar:
@@ -68,46 +67,46 @@ def make_shards(folder: Path, count: int) -> None:
 
 
 def make_objects(folder: Path, shards: int, count: int) -> None:
-    """Objects with real footers, 1,000 label names in each, and next to no rows."""
+    """Write objects with one row and real footers, each with 1,000 label names."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     names = str([f"label number {i}" for i in range(1000)])
     for index in range(count):
         mine = range(shards * index // count, max(shards * index // count + 1, shards * (index + 1) // count))
-        held = {f"{shard:05d}.tar": Coverage(((0, ROWS),), ROWS) for shard in mine}
-        about = footer.encode_provenance(held, run="run", job="job", version="0", reasons="{}")
+        coverage = {f"{shard:05d}.tar": Coverage(((0, ROWS),), ROWS) for shard in mine}
+        about = footer.encode_provenance(coverage, run="run", job="job", version="0", reasons="{}")
         table = pa.table({"row": [0]}).replace_schema_metadata({schema.PROVENANCE: about, schema.LABEL_NAMES: names})
         pq.write_table(table, folder / FOLDERS[0] / f"part-run-{index:06d}.parquet")
 
 
 def measure(home: Path) -> None:
-    storage, requests = Storage(), Counted()
+    storage, counting = Storage(), CountingStorage()
     config = SourceConfig(path=str(home / "in"))
-    found, listing = timed(lambda: discover(storage, config))
-    books, footers = timed(lambda: ledger.read(requests, str(home / "out")))
-    coverage, merging = timed(lambda: books.coverage)
-    work, planning = timed(lambda: plan(storage, found, coverage, cores=16))
+    source, listing = timed(lambda: discover(storage, config))
+    committed, footers = timed(lambda: ledger.read(counting, str(home / "out")))
+    coverage, merging = timed(lambda: committed.coverage)
+    work, planning = timed(lambda: plan_tasks(storage, source, coverage, cores=16))
     ours = listing + footers + merging + planning
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     _, bare_listing = timed(lambda: fsspec.filesystem("file").find(str(home / "in"), detail=True))
     _, bare_footers = timed(lambda: bare(home / "out" / "rows"))
-    print(f"{work.shards - work.shards_done:,} of {work.shards:,} shards left, {len(books.objects):,} objects read")
+    print(f"{work.shards - work.shards_done:,} of {work.shards:,} shards left, {len(committed.objects):,} objects read")
     print(f"list and describe the source   {listing:7.2f} s   bare listing {bare_listing:6.2f} s")
     print(f"read the ledger's footers      {footers:7.2f} s   bare footers {bare_footers:6.2f} s")
-    print(f"merge what they say            {merging:7.2f} s")
+    print(f"merge the coverage             {merging:7.2f} s")
     print(f"plan the read tasks            {planning:7.2f} s")
-    print(f"all                            {ours:7.2f} s   over bare {ours / (bare_listing + bare_footers):.2f}")
-    print(f"ranged reads of footers        {requests.count / max(1, len(books.objects)):7.2f} an object")
+    print(f"total                          {ours:7.2f} s   over bare {ours / (bare_listing + bare_footers):.2f}")
+    print(f"ranged reads of footers        {counting.count / max(1, len(committed.objects)):7.2f} per object")
     print(f"peak memory of the process     {memory:7.2f} GB")
 
 
-class Counted(Storage):
-    """Counts the ranged reads, which are what a request costs on S3."""
+class CountingStorage(Storage):
+    """Counts ranged reads: each is a request on S3."""
 
     count = 0
 
     def read_range(self, *args: Any) -> bytes:
-        Counted.count += 1
+        CountingStorage.count += 1
         return super().read_range(*args)
 
 

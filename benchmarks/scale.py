@@ -1,11 +1,11 @@
-"""What one driver feeds: Ray Data with actors that only sleep for a GPU's batch time, and the job's own coordinator.
+"""How many GPUs one driver can feed: Ray Data with actors that sleep for a GPU's batch time, and the coordinator.
 
     python -m benchmarks.scale [--actors 1 8 32] [--batch-seconds 0.1] [--seconds 30]
 
-Rows carry no pixels, so that what is measured is the cost of each block. Efficiency is the blocks that passed over
-those the sleeping actors could have taken. On few cores the actors' own processes are most of the cost. What bounds a
-driver with cores of its own is its one thread that schedules: the CPU time of that for each block, beside the whole
-process's. The coordinator is one process, too, and hears of each block several times.
+Rows have no pixels: this measures the cost per block. Efficiency is the share of the blocks that the sleeping actors
+could have taken. On few cores the actor processes dominate the cost. A driver with enough cores is limited by its one
+scheduling thread: see its CPU time per block, beside that of the whole driver. The coordinator is one process, too, and
+is called several times per block.
 """
 
 import argparse
@@ -51,12 +51,12 @@ def main() -> None:
         rate, scheduling, cost = fed(actors, args.batch_seconds, args.seconds)
         efficiency = rate * args.batch_seconds / actors
         print(f"{actors:6d}  {rate:8.1f}  {efficiency:10.2f}  {scheduling * 1e3:8.2f} {cost * 1e3:8.2f}", flush=True)
-    rate, cost = counted()
-    print(f"the coordinator took {rate:,.0f} blocks/s, at {cost * 1e3:.2f} CPU ms each")
+    rate, cost = coordinator_rate()
+    print(f"the coordinator handled {rate:,.0f} blocks/s, at {cost * 1e3:.2f} CPU ms each")
 
 
 def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float, float]:
-    """Blocks each second, and CPU seconds for each: of the thread that schedules, and of the whole driver."""
+    """Return blocks/s, and CPU seconds per block of the scheduling thread and of the whole driver."""
     blocks = max(20, round(actors * seconds / batch_seconds))
     dataset = (
         ray.data.range(blocks * ROWS, override_num_blocks=blocks)
@@ -68,14 +68,14 @@ def fed(actors: int, batch_seconds: float, seconds: float) -> tuple[float, float
     passed, seen = 0.0, list[tuple[float, float, float, float]]()
     for bundle in dataset.iter_internal_ref_bundles():
         passed += (bundle.num_rows() or 0) / ROWS
-        if (scheduler := _scheduler()) is not None:  # gone once the last block is made
+        if (scheduler := _scheduler()) is not None:  # None after the last block
             seen.append((passed, time.perf_counter(), scheduler, time.process_time()))
-    through, spent, scheduling, cost = (last - first for first, last in zip(seen[0], seen[-1], strict=True))
-    return through / spent, scheduling / through, cost / through
+    blocks_seen, spent, scheduling, cost = (last - first for first, last in zip(seen[0], seen[-1], strict=True))
+    return blocks_seen / spent, scheduling / blocks_seen, cost / blocks_seen
 
 
 def _scheduler() -> float | None:
-    """CPU seconds of the thread that schedules Ray Data's tasks."""
+    """Return the CPU seconds of Ray Data's scheduling thread, or None if there is none."""
     for thread in threading.enumerate():
         if thread.name.startswith("StreamingExecutor") and thread.ident is not None:
             return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -83,36 +83,37 @@ def _scheduler() -> float | None:
 
 
 class Sender:
+    """Sends the coordinator what the stages send for each block."""
+
     def __init__(self, actor: ActorHandle, name: str) -> None:
         self._coordinator, self._shard = RemoteCoordinator(actor), name
 
     def blocks(self, first: int, last: int) -> None:
-        """What the stages say of a block, without the work between."""
-        tell, stopping = self._coordinator, [StopSignal(self._coordinator) for _ in range(2)]
+        coordinator, stopping = self._coordinator, [StopSignal(self._coordinator) for _ in range(2)]
         for at in range(first, last):
             rows = range(at * ROWS, (at + 1) * ROWS)
-            shares = {self._shard: (Coverage(((rows.start, rows.stop),)), Counter[str]())}
+            deltas = {self._shard: (Coverage(((rows.start, rows.stop),)), Counter[str]())}
             block = BlockId(self._shard, rows.start, ROWS)
             stopping[0]()
-            tell.record_work(Stage.SOURCE, ROWS, 0.1)
-            tell.begin_block(block)
-            tell.record_work(Stage.DECODE, ROWS, 0.1, shares, block=block)
+            coordinator.record_work(Stage.SOURCE, ROWS, 0.1)
+            coordinator.begin_block(block)
+            coordinator.record_work(Stage.DECODE, ROWS, 0.1, deltas, block=block)
             stopping[1]()
-            tell.record_work(Stage.ANNOTATE, ROWS, 0.1, shares, {"forward": 0.1})
+            coordinator.record_work(Stage.ANNOTATE, ROWS, 0.1, deltas, {"forward": 0.1})
 
 
-class Measured(Coordinator):
+class MeasuredCoordinator(Coordinator):
     def cpu_seconds(self) -> float:
         return time.process_time()
 
 
-def counted(senders: int = 4, blocks: int = 1000) -> tuple[float, float]:
-    """Blocks each second that a coordinator hears of, and its CPU seconds for each."""
-    coordinator = ray.remote(Measured).remote()
-    all_ = [ray.remote(Sender).options(num_cpus=0.1).remote(coordinator, f"shard {i}") for i in range(senders)]
-    ray.get([sender.blocks.remote(0, 10) for sender in all_])
+def coordinator_rate(senders: int = 4, blocks: int = 1000) -> tuple[float, float]:
+    """Return the blocks/s that a coordinator handles, and its CPU seconds per block."""
+    coordinator = ray.remote(MeasuredCoordinator).remote()
+    actors = [ray.remote(Sender).options(num_cpus=0.1).remote(coordinator, f"shard {i}") for i in range(senders)]
+    ray.get([sender.blocks.remote(0, 10) for sender in actors])
     since, before = time.perf_counter(), ray.get(coordinator.cpu_seconds.remote())
-    ray.get([sender.blocks.remote(10, 10 + blocks) for sender in all_])
+    ray.get([sender.blocks.remote(10, 10 + blocks) for sender in actors])
     spent, cost = time.perf_counter() - since, ray.get(coordinator.cpu_seconds.remote()) - before
     return senders * blocks / spent, cost / senders / blocks
 

@@ -1,8 +1,8 @@
-"""Text tower: distinct texts in groups of about one length, over padding every text to 64 tokens.
+"""Text tower: distinct texts in groups of similar length, relative to padding every text to 64 tokens.
 
     python -m benchmarks.text [--texts 1024] [--batch 32 128 1024] [--size full] [--rounds 3]
 
-Texts have COYO's lengths and its share of repeats; the towers are BERT's in the size asked for, with random weights.
+Texts have COYO's lengths and share of repeats. The tower is a BERT of the given size with random weights.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks import HOME, checkpoints, corpus
-from jobs.models.batching import FixedSize, Placement
-from jobs.models.dual import Embedder
+from jobs.models.batching import FixedSize, InferenceOptions
+from jobs.models.dual import DualEncoder
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     _, spec = checkpoints.specs(folder)
     filled = replace(spec, options={**spec.options, "reading": (64, True)})
     model, plain = (
-        Embedder(s, str(folder / "align"), Placement(torch.device("cpu"), torch.float32, FixedSize()))
+        DualEncoder(s, str(folder / "align"), InferenceOptions(torch.device("cpu"), torch.float32, FixedSize()))
         for s in (spec, filled)
     )
     texts = corpus.texts(args.texts)
@@ -43,17 +43,17 @@ def main() -> None:
         took = time.perf_counter() - since
         for batch in args.batch:
             since = time.perf_counter()
-            found = grouped(model, texts, batch)
+            embedded = grouped(model, texts, batch)
             ratios[batch].append(took / (time.perf_counter() - since))
-            assert float((expected * found).sum(1).min()) > 0.99999
-    for batch, found_ratios in ratios.items():
-        print(f"batches of {batch:5d}: {statistics.median(found_ratios):.2f} times as fast as padding to 64")
+            assert float((expected * embedded).sum(1).min()) > 0.99999
+    for batch, ratios_of_batch in ratios.items():
+        print(f"batches of {batch:5d}: {statistics.median(ratios_of_batch):.2f} times as fast as padding to 64")
 
 
 @torch.inference_mode()
 def padded(model: Any, texts: list[str]) -> torch.Tensor:
-    found: torch.Tensor = model._of_sentences(texts)
-    return found
+    embedded: torch.Tensor = model._embed_texts(texts)
+    return embedded
 
 
 @torch.inference_mode()

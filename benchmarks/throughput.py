@@ -1,10 +1,10 @@
-"""Rows per second of the whole job over the bare loop: the same work in one plain process for each core, without Ray.
+"""Rows per second of the whole job relative to a bare loop: the same work in one process per core, without Ray.
 
     python -m benchmarks.throughput [--rows 5000] [--rounds 1] [--home DIR] [--size small] [--set KEY=VALUE]
 
-The bare loop reads, decodes, paints, runs both models and writes Parquet, with our own functions and nothing around
-them: no job, no ledger, no resume. Its clock starts when its models are loaded; the job's, when the command starts
-("command") or when its first batch went in ("steady").
+The bare loop reads, decodes, paints, runs both models and writes Parquet with the same functions, but without job,
+ledger or resume. Its clock starts when its models are loaded. The job's clock starts with the command ("command") or
+with its first batch ("steady").
 """
 
 import argparse
@@ -38,20 +38,20 @@ def main() -> None:
     config = job(source, args.home / "out", weights)
     cores = os.cpu_count() or 1
     print(f"{args.rows:,} rows, {cores} cores, {args.size} models")
-    found: list[dict[str, float]] = []
+    measurements: list[dict[str, float]] = []
     for turn in range(args.rounds):
         rates = {"bare loop": bare(config, args.rows, cores)}
         out = args.home / f"out-{os.getpid()}-{turn}"
         rates |= ours(source, out, weights, args.set)
-        found.append(rates)
+        measurements.append(rates)
         print(json.dumps({name: round(rate, 1) for name, rate in rates.items()}), flush=True)
     for name in ("steady", "command"):
-        ratio = statistics.median(rates[name] / rates["bare loop"] for rates in found)
+        ratio = statistics.median(rates[name] / rates["bare loop"] for rates in measurements)
         print(f"{name:8s} {ratio:5.2f} of the bare loop")
 
 
 def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
-    """Of a benchmark that runs whole corpora."""
+    """Return the parser of a benchmark that runs a whole corpus."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=rows)
     parser.add_argument("--per-shard", type=int, default=500)
@@ -62,15 +62,15 @@ def arguments(doc: str | None, rows: int) -> argparse.ArgumentParser:
 
 
 def job(source: Path | str, output: Path | str, weights: Path | None) -> JobConfig:
-    """With the checkpoints below a folder, or the embedded ones."""
+    """Return a job with the checkpoints below a folder, or the demo's."""
     tree = yaml.safe_load(recipe_template(str(source), str(output)))
     for kind in ("vit", "align"):
         tree["models"][kind]["weights"] = str(weights / kind) if weights else "demo"
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def ours(source: Path, output: Path, weights: Path, options: list[str]) -> dict[str, float]:
-    """rows/s of the command from start to end, and after its models were loaded."""
+    """Return rows/s of the whole command, and after its models were loaded."""
     config = job(source, output, weights)
     path = output.with_suffix(".yaml")
     path.write_text(config.to_yaml())
@@ -83,6 +83,7 @@ def ours(source: Path, output: Path, weights: Path, options: list[str]) -> dict[
 
 
 def bare(config: JobConfig, rows: int, cores: int) -> float:
+    """Return rows/s of the bare loop."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(cores + 1)
     workers = [context.Process(target=loop, args=(config, ready, i, cores)) for i in range(cores)]
@@ -101,22 +102,22 @@ def loop(config: JobConfig, ready: Any, index: int, count: int) -> None:
     from jobs.images.render import paint_rows, render
     from jobs.models.annotator import Annotator, ExecutionOptions
     from jobs.models.describe import describe_models
-    from jobs.sources import Unit
+    from jobs.sources import ReadUnit
     from jobs.sources.discover import discover, read
     from jobs.storage import Storage
 
     storage = Storage()
     source = discover(storage, config.source)
     specs = describe_models(config, storage)
-    annotator = Annotator(specs, ExecutionOptions("cpu", measured=config.compute.batch_size == "auto"))
+    annotator = Annotator(specs, ExecutionOptions("cpu", tune_batch_size=config.compute.batch_size == "auto"))
     canvases = list(dict.fromkeys(spec.canvas for spec in specs))
-    by = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
+    decode_image = partial(render, config=config.decode, canvases=canvases, fast=config.compute.canvas == "fast")
     ready.wait()
     for shard in source.shards[index::count]:
         tables = []
-        for raw in read(storage, source.layout, Unit(shard)):
+        for raw in read(storage, source.layout, ReadUnit(shard)):
             for start in range(0, raw.num_rows, 32):
-                decoded = paint_rows(raw.slice(start, 32), config.decode, canvases, by)
+                decoded = paint_rows(raw.slice(start, 32), config.decode, canvases, decode_image)
                 tables.append(annotator(decoded))
         path = Path(config.output.path) / "bare" / f"{shard.name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)

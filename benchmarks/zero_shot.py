@@ -1,8 +1,8 @@
-"""Zero-shot labels: how fast they are embedded, and what the best 5 of a long list cost over the image tower.
+"""Zero-shot labels: the rate of embedding them, and the cost of the best 5 of a long list relative to the image tower.
 
     python -m benchmarks.zero_shot [--embed 512] [--labels 1000 20000 50000] [--batch 32] [--size full]
 
-ALIGN's architecture in the size asked for, with random weights.
+The model has ALIGN's architecture in the given size, with random weights.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import torch
 from benchmarks import HOME, checkpoints
 from benchmarks.corpus import WORDS
 from jobs.models import zero_shot
-from jobs.models.batching import FixedSize, Placement
-from jobs.models.dual import Embedder
-from jobs.models.vectors import unit
-from jobs.models.zero_shot import Score, ZeroShot
+from jobs.models.batching import FixedSize, InferenceOptions
+from jobs.models.dual import DualEncoder
+from jobs.models.vectors import l2_normalise
+from jobs.models.zero_shot import LogitHead, ZeroShotClassifier
 
 TEMPLATE = "This is a photo of {}."
 
@@ -37,22 +37,26 @@ def main() -> None:
     args = parser.parse_args()
     folder = checkpoints.write(args.home / args.size, args.size)
     _, spec = checkpoints.specs(folder)
-    model = Embedder(spec, str(folder / "align"), Placement(torch.device("cpu"), torch.float32, FixedSize()))
+    model = DualEncoder(spec, str(folder / "align"), InferenceOptions(torch.device("cpu"), torch.float32, FixedSize()))
     names = [f"{one} {other}" for one in WORDS for other in WORDS][: args.embed]
-    took = median(lambda: zero_shot.embed(names, [TEMPLATE], model._of_sentences), args.rounds)
-    print(f"{len(names) / took:,.0f} labels/s are embedded, {args.size} tower, {torch.get_num_threads()} threads")
+    took = median(lambda: zero_shot.embed_labels(names, [TEMPLATE], model._embed_texts), args.rounds)
+    print(f"{len(names) / took:,.0f} labels/s embedded, {args.size} tower, {torch.get_num_threads()} threads")
     pixels = torch.randint(0, 256, (args.batch, *spec.canvas.size, 3), dtype=torch.uint8)
     tower = median(lambda: model.forward(pixels, None), args.rounds)
     for count in args.labels:
-        labelled = ZeroShot(unit(torch.randn(count, spec.about["dim"])), Score(*spec.options["score"]), 5)
-        images = unit(torch.randn(args.batch, spec.about["dim"]))
+        labelled = ZeroShotClassifier(
+            l2_normalise(torch.randn(count, spec.metadata["dim"])), LogitHead(*spec.options["logit_head"]), 5
+        )
+        images = l2_normalise(torch.randn(args.batch, spec.metadata["dim"]))
         best = median(partial(labelled, images), args.rounds)
-        print(f"the best 5 of {count:6,}: {best / args.batch * 1e3:.2f} ms a picture, {best / tower:.2%} of its tower")
+        print(
+            f"best 5 of {count:6,}: {best / args.batch * 1e3:.2f} ms per image, {best / tower:.2%} of the image tower"
+        )
 
 
 @torch.inference_mode()
 def median(work: Callable[[], Any], rounds: int) -> float:
-    """Seconds; the first call does not count."""
+    """Return the median seconds of a call, after one warm-up call."""
     work()
     times = []
     for _ in range(rounds):

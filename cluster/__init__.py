@@ -1,1 +1,1 @@
-"""Where a job runs. Knows nothing of what runs."""
+"""Ray clusters: connections, nodes, claims and submissions. Does not import `jobs`."""

@@ -1,8 +1,8 @@
-"""What the runs on one cluster have taken of it. Two that take the same may wait for each other for ever: one has the
-devices, and the other's readers the cores.
+"""Claims: what each run on a cluster has reserved. Without them two runs could deadlock, one holding the GPUs and the
+other the cores.
 
-A claim is the name of an actor that a run has anyway: it is there at once for all who look, and ends with its driver,
-however that ends.
+A claim is stored in the name of the run's coordinator actor. Other runs see it at once, and Ray removes it with the
+driver, even after a crash.
 """
 
 import json
@@ -13,41 +13,42 @@ from dataclasses import asdict, dataclass, field
 import ray
 from ray.util import list_named_actors
 
-NAMESPACE = "_coyo_jobs_claims"  # nobody else names actors there
+NAMESPACE = "_coyo_jobs_claims"  # of the actors whose names are claims
 
 
-def _driver() -> str:
+def _driver_id() -> str:
     return str(ray.get_runtime_context().get_job_id())
 
 
 @dataclass(frozen=True)
 class Claim:
-    """GPUs, and CPUs of the actors that annotate; `since` is in seconds since 1970."""
+    """GPUs and CPUs that the annotate actors of a run take. `since` is in seconds since 1970."""
 
     run: str
     gpus: float
     cpus: float
     since: float = field(default_factory=time.time)
-    driver: str = field(default_factory=_driver)
+    driver: str = field(default_factory=_driver_id)
 
     @property
-    def place(self) -> tuple[float, str]:
-        """In the queue: the lowest was there first."""
+    def order(self) -> tuple[float, str]:
+        """Sort key: the earliest claim has the lowest."""
         return self.since, self.run
 
     @property
     def name(self) -> str:
+        """The claim as the name of an actor."""
         return json.dumps(asdict(self))
 
 
-def claims() -> list[Claim]:
-    """Of other drivers."""
-    named = list_named_actors(all_namespaces=True)
-    found = [Claim(**json.loads(each["name"])) for each in named if each["namespace"] == NAMESPACE]
-    mine = _driver()
-    return sorted((each for each in found if each.driver != mine), key=lambda each: each.place)
+def list_claims() -> list[Claim]:
+    """Return the claims of other drivers, earliest first."""
+    actors = list_named_actors(all_namespaces=True)
+    found = [Claim(**json.loads(actor["name"])) for actor in actors if actor["namespace"] == NAMESPACE]
+    mine = _driver_id()
+    return sorted((claim for claim in found if claim.driver != mine), key=lambda claim: claim.order)
 
 
-def before(claim: Claim, others: Sequence[Claim]) -> list[Claim]:
-    """Those that were there first."""
-    return [each for each in others if each.place < claim.place]
+def earlier(claim: Claim, others: Sequence[Claim]) -> list[Claim]:
+    """Return those of `others` that are earlier than `claim`."""
+    return [other for other in others if other.order < claim.order]

@@ -1,7 +1,7 @@
-"""Where Ray's workers import packages from: the folders that this process has them from.
+"""Make Ray's workers import packages from the same folders as this process.
 
-Ray puts the driver's current folder, and the folder of its script, first on the sys.path of each worker. Packages there
-that happen to have the same names would be imported instead.
+Ray puts the driver's current folder and the folder of its script first on the sys.path of each worker. There, packages
+of other projects may have the same names.
 """
 
 import os
@@ -15,7 +15,7 @@ from cluster.ray_internals import worker_folders
 
 
 class ShadowedError(Exception):
-    """Workers would import a package of another project; `hint` is what to do next."""
+    """Workers would import a package of another project. `hint` is what to do next."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message, hint)
@@ -23,10 +23,10 @@ class ShadowedError(Exception):
         self.hint = hint
 
 
-def missing(packages: Iterable[str]) -> list[str]:
-    """Return the folders of these packages that workers would not find by themselves, such as that of a checkout.
+def missing_folders(packages: Iterable[str]) -> list[str]:
+    """Return the folders of these packages that are not on a worker's sys.path, such as that of a checkout.
 
-    The folder of installed packages is not among them: first on sys.path, it would hide PYTHONPATH and the standard
+    They never include the folder of installed packages: first on sys.path, it would hide PYTHONPATH and the standard
     library.
     """
     searched = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *site.getsitepackages()]
@@ -34,7 +34,7 @@ def missing(packages: Iterable[str]) -> list[str]:
 
 
 def check_running(packages: Iterable[str]) -> None:
-    """Raise ShadowedError when this process called ray.init() in a folder that has other packages of these names."""
+    """Raise ShadowedError if this process called ray.init() in a folder with other packages of these names."""
     for name in packages:
         found = _found(name, worker_folders())
         if found not in (None, _folder(name)):
@@ -45,13 +45,13 @@ def check_running(packages: Iterable[str]) -> None:
 
 
 def _folder(name: str) -> str:
-    """Return the folder that an imported package was found in."""
+    """Return the folder of an imported package."""
     return str(Path(str(sys.modules[name].__file__)).parents[1].resolve())
 
 
 def _found(name: str, folders: Sequence[str]) -> str | None:
-    """Return the folder, of these, from which a package or a module of this name would be imported."""
+    """Return the first of `folders` with a package or module of this name."""
     spec = PathFinder.find_spec(name, list(folders))
-    if spec is None or spec.origin is None:  # a folder without __init__.py hides no package
+    if spec is None or spec.origin is None:  # not found, or a folder without __init__.py, which hides no package
         return None
     return str(Path(spec.origin).parents[1 if spec.submodule_search_locations else 0].resolve())

@@ -1,4 +1,4 @@
-"""A Ray to run on: the one that is already there, or a quiet one on this machine for as long as it is needed."""
+"""Connect to a Ray cluster, or start a local Ray for the duration of a run."""
 
 import logging
 import os
@@ -14,19 +14,21 @@ from typing import Any
 
 import ray
 
-from cluster.claims import Claim, claims
-from cluster.imports import check_running, missing
-from cluster.nodes import Node, alive
+from cluster.claims import Claim, list_claims
+from cluster.imports import check_running, missing_folders
+from cluster.nodes import Node, alive_nodes
 from cluster.ray_internals import job_config, silence_worker_logs
 
 _NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
-_KNOCK = 20.0  # seconds
+_CONNECT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray to run on. `nodes` waits until it is there; one of our `own`, on this machine, gets no more of them, and
-    has no other runs with `claims`."""
+    """A Ray to run on. `nodes` waits until Ray has started, and lists its nodes; `claims` lists those of other runs.
+
+    `own` is True for a Ray that was started here. It gets no more nodes and has no other runs.
+    """
 
     own: bool
     nodes: Callable[[], list[Node]]
@@ -35,55 +37,57 @@ class Session:
 
 @contextmanager
 def session(packages: Sequence[str]) -> Iterator[Session]:
-    """Starts Ray in the background. With RAY_ADDRESS set, as in a submitted job, that cluster is used. A Ray that was
-    started here is stopped again. Workers import these packages from where this process has them: raises ShadowedError
-    when a Ray that runs already would import others."""
-    for name in _NOISY:  # what fails is raised, and reported once
+    """Start Ray in the background, or connect to RAY_ADDRESS if it is set, as in a submitted job. Stop it at the end.
+
+    Workers import `packages` from the folders where this process has them. Raises ConnectionError if RAY_ADDRESS does
+    not answer, and ShadowedError if the workers of a Ray that already runs would import other packages.
+    """
+    for name in _NOISY:  # failures are raised, and reported once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     if ray.is_initialized():
         check_running(packages)
-        yield Session(False, alive, claims)
+        yield Session(False, alive_nodes, list_claims)
         return
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
         raise ConnectionError(f"RAY_ADDRESS is {address}, a job server, which only takes submissions")
     if address:
-        _knock(address)
-    # Its C++ parts print warnings to the terminal that no user of a job can act on.
+        _check_port(address)
+    # Ray's C++ code prints warnings to the terminal that a user of a job cannot act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
+    # OpenMP threads must not spin while they wait: on few cores they would slow the decoders.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["job_config"] = job_config(missing(packages))
+    options["job_config"] = job_config(missing_folders(packages))
     if not address:
-        # Two CPUs at least: one actor and one reader must fit even on a single core.
+        # At least two CPUs: one actor and one reader must fit even on a single core.
         options |= {"address": "local", "num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
-    # On the main thread Ray would take SIGTERM over, and exit without a word. Its processes die with the thread that
-    # started them, so that one lives as long. A Ray that is half there when an interrupt comes is first completed.
+    # Start Ray in a thread: on the main thread it would handle SIGTERM itself and exit silently. Its processes die with
+    # the thread that started them, so keep that thread. On an interrupt, wait for the start to finish, then shut down.
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(_start, options)
 
         def nodes() -> list[Node]:
             starting.result()
-            silence_worker_logs()  # the run says in one line what it does about a process that died
-            return alive()
+            silence_worker_logs()  # the run logs a process that died in one line
+            return alive_nodes()
 
         try:
-            yield Session(not address, nodes, claims if address else list)
+            yield Session(not address, nodes, list_claims if address else list)
         finally:
             wait([starting])
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises ConnectionError when nothing answers at HOST:PORT: Ray itself tries for 20 minutes, deaf to signals."""
+def _check_port(address: str) -> None:
+    """Raise ConnectionError if nothing answers at HOST:PORT. Ray itself would try for 20 minutes and ignore signals."""
     host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):  # auto: Ray looks which processes are there
+    if not (host and port.isdecimal()):  # "auto": Ray searches this machine
         return
-    deadline = time.monotonic() + _KNOCK
+    deadline = time.monotonic() + _CONNECT_SECONDS
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
             return
         except OSError as exc:
             if time.monotonic() > deadline:
@@ -92,18 +96,17 @@ def _knock(address: str) -> None:
 
 
 def _start(options: dict[str, Any]) -> None:
-    """While Ray starts, it has no stderr: what goes wrong is raised, and its C++ parts announce themselves there. What
-    Python prints meanwhile still arrives."""
+    """Start Ray with file descriptor 2 sent to /dev/null: its C++ code prints there. Python's stderr keeps working."""
     shown, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    before = sys.stderr
+    previous = sys.stderr
     with os.fdopen(os.dup(2), "w", buffering=1) as elsewhere:
-        if before is sys.__stderr__:  # one that was put there has a place of its own
+        if previous is sys.__stderr__:  # a replaced sys.stderr does not write to descriptor 2
             sys.stderr = elsewhere
         os.dup2(null, 2)
         try:
             ray.init(**options)
         finally:
             os.dup2(shown, 2)
-            sys.stderr = before
+            sys.stderr = previous
             os.close(shown)
             os.close(null)

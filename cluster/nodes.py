@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what each has, which of them are meant, and how to ask for more."""
+"""The nodes of a Ray cluster: their resources, label selectors, and requests to the autoscaler."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ Bundle = tuple[Mapping[str, float], Mapping[str, str]]  # resources that one nod
 
 @dataclass(frozen=True)
 class Node:
-    """What Ray says one machine of the cluster has; one that comes back has another key."""
+    """A node and its resources, as reported by Ray. A node that rejoins has a new `key`."""
 
     name: str
     cpus: float
@@ -23,18 +23,18 @@ class Node:
     key: str = ""
 
     def fits(self, selector: Mapping[str, str]) -> bool:
-        """Whether Ray would put something with this label selector here: value, !value, in(a, b), !in(a, b)."""
-        return all(_holds(wanted, self.labels.get(name)) for name, wanted in selector.items())
+        """Return whether this node matches a label selector of Ray: value, !value, in(a, b) or !in(a, b) per label."""
+        return all(_matches(wanted, self.labels.get(name)) for name, wanted in selector.items())
 
 
-def _holds(wanted: str, value: str | None) -> bool:
+def _matches(wanted: str, value: str | None) -> bool:
     names = wanted.removeprefix("!")
     allowed = names[3:-1].split(",") if names.startswith("in(") else [names]
     return (value in {name.strip() for name in allowed}) != wanted.startswith("!")
 
 
-def alive() -> list[Node]:
-    """Those that Ray has now."""
+def alive_nodes() -> list[Node]:
+    """Return the nodes that are alive now."""
     return [
         Node(
             f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
@@ -50,31 +50,33 @@ def alive() -> list[Node]:
 
 
 @contextmanager
-def asking() -> Iterator[Any]:
-    """What is yielded asks the autoscaler, where there is one, for room for bundles; until the end, when the request,
-    which would hold idle nodes for ever, is taken back."""
+def requesting_nodes() -> Iterator[Any]:
+    """Yield a function that asks the autoscaler, if there is one, for nodes with room for the given bundles.
+
+    The request is withdrawn at the end: otherwise it would keep idle nodes forever.
+    """
     from ray.autoscaler.sdk import request_resources
 
-    asked: list[Bundle] = []
+    requested: list[Bundle] = []
 
-    def ask(bundles: Sequence[Bundle]) -> None:
-        if list(bundles) != asked:
-            asked[:] = bundles
+    def request(bundles: Sequence[Bundle]) -> None:
+        if list(bundles) != requested:
+            requested[:] = bundles
             request_resources(
                 bundles=[dict(resources) for resources, _ in bundles],
                 bundle_label_selectors=[dict(labels) for _, labels in bundles],
             )
 
     try:
-        yield ask
+        yield request
     finally:
-        if asked:
+        if requested:
             request_resources(bundles=[])
 
 
-def totals(nodes: Sequence[Node]) -> dict[str, float]:
-    """What they have together, by resource."""
-    found: Counter[str] = Counter()
+def total_resources(nodes: Sequence[Node]) -> dict[str, float]:
+    """Return the sum of each resource over the nodes."""
+    total: Counter[str] = Counter()
     for node in nodes:
-        found.update({name: amount for name, amount in node.resources.items() if not name.startswith("node:")})
-    return dict(found)
+        total.update({name: amount for name, amount in node.resources.items() if not name.startswith("node:")})
+    return dict(total)

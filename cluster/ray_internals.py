@@ -1,4 +1,4 @@
-"""Every private name of Ray that this package uses, in one place. A new version of Ray may rename any of them."""
+"""All private names of Ray that this package uses. A new version of Ray may rename any of them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.job_config import JobConfig
 from ray.job_submission import JobSubmissionClient
 
-TESTED = "2.60"  # the version of Ray that these names were tested with
+TESTED = "2.60"  # version of Ray
 
 
 def silence_worker_logs() -> None:
@@ -17,19 +17,19 @@ def silence_worker_logs() -> None:
 
 
 def job_config(folders: Iterable[str]) -> JobConfig:
-    """Return the option of ray.init() with which workers have only these folders before their own sys.path.
+    """Return a `job_config` for ray.init() that puts only these folders before a worker's own sys.path.
 
-    Without it, the driver's current folder and the folder of its script come first there.
+    By default Ray puts the driver's current folder and the folder of its script there.
     """
     config = JobConfig(_py_driver_sys_path=list(folders))
-    config._runtime_env_has_working_dir = lambda: True  # asked only to decide whether to add the driver's folders
+    config._runtime_env_has_working_dir = lambda: True  # Ray only uses it to decide whether to add the driver's folders
     return config
 
 
 def worker_folders() -> list[str]:
-    """Return the folders that ray.init(), in this process, has put first on the sys.path of workers, in their order."""
+    """Return the folders that ray.init() of this process has put before the sys.path of workers, in order."""
     added = ray._private.worker.global_worker.core_worker.get_job_config().py_driver_sys_path
-    return list(added)[::-1]  # each was put in front of the one before
+    return list(added)[::-1]  # Ray inserts each in front of the previous one
 
 
 def use_token() -> None:
@@ -38,14 +38,14 @@ def use_token() -> None:
 
 
 class JobClient(JobSubmissionClient):  # type: ignore[misc]  # Ray is not typed
-    """Ray's client with timeouts: its own waits for ever for a host that drops packets."""
+    """Ray's client with timeouts: without them it waits forever for a host that drops packets."""
 
-    timeout = (10.0, 60.0)  # seconds to connect, seconds to answer
+    timeout = (10.0, 60.0)  # seconds to connect and to answer
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": self.timeout, **options})
 
     @property
     def server_version(self) -> str:
-        """The head's version of Ray."""
+        """The version of Ray on the head."""
         return str(self._server_ray_version)

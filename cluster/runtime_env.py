@@ -1,4 +1,4 @@
-"""What the processes of a submission find on the cluster: the code, as a small package, and variables by name."""
+"""The runtime environment of a submission: its environment variables, and the code as a zip file."""
 
 import os
 import zipfile
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# For object storage and the model hub. No AWS_PROFILE, no AWS_CA_BUNDLE: they name files of this machine.
+# For object storage and the model hub. Not AWS_PROFILE and AWS_CA_BUNDLE: they name files of this machine.
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -18,33 +18,35 @@ CREDENTIALS = (
     "AWS_ENDPOINT_URL_S3",
     "HF_TOKEN",
 )
-STOP_SECONDS = 180  # Ray kills a stopped driver after 3; a run has a minute for what is in flight, and then commits it
-_SENT = (".py", ".json", ".txt", ".safetensors")  # of a package: its code, and the demo's checkpoints
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same code is the same package, and is uploaded once
+STOP_SECONDS = (
+    180  # Ray's default is 3; a stopped run takes up to a minute to finish what is in flight, then commits it
+)
+_SENT = (".py", ".json", ".txt", ".safetensors")  # suffixes of the code and of the demo's checkpoints
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed time stamp: the same code makes the same zip, which Ray uploads once
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Variables with their values, which nothing prints; `code` is a package to send, None where it is installed."""
+    """Environment variables, whose values are never printed, and the zip of code to upload, None if it is installed."""
 
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     code: Path | None = None
 
     def to_ray(self) -> dict[str, Any]:
-        """As Ray takes it. Drivers and all their workers get it."""
-        # Threads of a model that wait for each other must not spin: on few cores they take them from the decoders.
+        """Return Ray's `runtime_env`, for the driver and its workers."""
+        # OpenMP threads must not spin while they wait: on few cores they would slow the decoders.
         settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "OMP_WAIT_POLICY": "PASSIVE"}
         tree: dict[str, Any] = {"env_vars": {**settings, **self.variables}}
         return {**tree, "working_dir": str(self.code)} if self.code else tree
 
 
-def set_here(names: Iterable[str]) -> dict[str, str]:
-    """Those of the variables that are set in this process, with their values."""
+def read_environ(names: Iterable[str]) -> dict[str, str]:
+    """Return the variables of these names that are set in this process, with their values."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def pack(root: Path, names: Sequence[str], into: Path) -> Path:
-    """A zip of these packages and modules below `root`, whose processes can import them with nothing installed."""
+    """Write code.zip into `into`: these packages and modules below `root`, importable from the zip. Return its path."""
     target = into / "code.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:

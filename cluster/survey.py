@@ -1,4 +1,4 @@
-"""What every machine of a Ray cluster has: asked of each one, by a small task that runs there."""
+"""Survey the machines of a Ray cluster: a small task on each reports versions, GPUs and clock."""
 
 import importlib.metadata
 import platform
@@ -15,8 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 @dataclass(frozen=True)
 class Machine:
-    """`skew` is how far its clock is ahead of the driver's, in seconds, give or take a round trip; `gpus` are those
-    that nvidia-smi shows there. `error` says why it did not answer."""
+    """A machine and its report.
+
+    `skew` is how many seconds its clock is ahead of the driver's, within a round trip. `gpus` are the names that
+    nvidia-smi prints. `error` is why it did not answer, or "".
+    """
 
     address: str
     versions: Mapping[str, str]
@@ -27,28 +30,28 @@ class Machine:
 
 
 def survey(packages: Sequence[str], seconds: float = 60.0) -> list[Machine]:
-    """Every machine that is alive, the driver's first; one that does not answer in time is there with its error."""
-    asked = {}
+    """Return every live machine, the driver's first. Those that do not answer within `seconds` have an `error`."""
+    pending = {}
     for node in ray.nodes():
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            look = ray.remote(_look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-            asked[node["NodeID"]] = (node, look.remote(list(packages)), time.time())
-    found = []
-    for node, answer, since in asked.values():
+            inspect = ray.remote(_inspect).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            pending[node["NodeID"]] = (node, inspect.remote(list(packages)), time.time())
+    machines = []
+    for node, answer, since in pending.values():
         address, resources = node["NodeManagerAddress"], node["Resources"]
         try:
             versions, gpus, clock = ray.get(answer, timeout=seconds)
             middle = (since + time.time()) / 2
             skew = 0.0 if since <= clock <= time.time() else clock - middle
-            found.append(Machine(address, versions, resources, tuple(gpus), skew))
+            machines.append(Machine(address, versions, resources, tuple(gpus), skew))
         except (RayError, GetTimeoutError) as exc:
-            found.append(Machine(address, {}, resources, error=f"{type(exc).__name__}: {exc!s:.200}"))
+            machines.append(Machine(address, {}, resources, error=f"{type(exc).__name__}: {exc!s:.200}"))
     here = ray.util.get_node_ip_address()
-    return sorted(found, key=lambda machine: machine.address != here)
+    return sorted(machines, key=lambda machine: machine.address != here)
 
 
-def _look(packages: list[str]) -> tuple[dict[str, str], list[str], float]:
+def _inspect(packages: list[str]) -> tuple[dict[str, str], list[str], float]:
     versions = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -59,7 +62,7 @@ def _look(packages: list[str]) -> tuple[dict[str, str], list[str], float]:
 
 
 def _gpus() -> list[str]:
-    """By the driver's own tool: without a GPU lent to this task, Ray hides all of them from torch."""
+    """Return GPU names from nvidia-smi: Ray hides GPUs from torch in a task that requests none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws the demo's corpus, puts it into S3, runs the job on the cluster, and verifies every value of what came out.
+# Draw the demo's corpus, upload it to S3, run the job on the cluster, and verify every value of the output.
 set -euo pipefail
 
 echo "waiting for S3 and the head"

@@ -1,7 +1,7 @@
-"""What a run says while it goes on, by the standard library's logging: lines for people, or one JSON object a line.
+"""The events of a run through the standard logging module: readable lines, or one JSON object per line.
 
-Every event goes to the logger "coyo_jobs". A program that has configured logging gets the records, with `record.event`,
-`record.run` and `record.fields`; where nobody has, lines come on stderr, as the command shows them.
+Every event goes to the logger "coyo_jobs". A program that has configured logging receives the records, with
+`record.event`, `record.run` and `record.fields`; otherwise events appear as lines on stderr.
 """
 
 import io
@@ -17,75 +17,78 @@ from functools import partial
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
-FORMS = ("text", "json")
-# Every event: its meaning, and the fields it has beside `time`, `level`, `event`, `message` and `run`.
+FORMATS = ("text", "json")
+# Each event: its meaning, and its fields besides `time`, `level`, `event`, `message` and `run`.
 EVENTS = {
-    "source": ("what the source holds and how it is read", "shards, format"),
-    "model": ("a checkpoint that was resolved and checked", "weights, revision"),
-    "forwards": ("the names of the variables that `submit` forwards", ""),
+    "source": ("what the source contains and how it is read", "shards, format"),
+    "model": ("a checkpoint was resolved and checked", "weights, revision"),
+    "forwards": ("names of the environment variables that `submit` forwards", ""),
     "recipe": ("where `submit` wrote the resolved recipe", ""),
-    "submitted": ("a run was handed to a cluster", "submission"),
-    "plan": ("what is left to read, and what runs on what", "shards, shards_left"),
-    "waiting": ("the run cannot begin yet; the message says what it waits for", "seconds"),
+    "submitted": ("a run was submitted to a cluster", "submission"),
+    "plan": ("how much is left to read, and which resources are used", "shards, shards_left"),
+    "waiting": ("the run cannot start yet; the message names what is missing", "seconds"),
     "progress": (
-        "where the run is, every 30 s; `rows` counts input rows, `rejects` those of them without a result",
+        "progress, every 30 s; `rows` counts input rows, `rejects` those of them without a result",
         "state, rows, total, rejects, reasons, rate, seconds, seconds_left, shards_read, shards_left, waiting",
     ),
     "shard": (
-        "a shard has its last result or reject; without the rows that an earlier run committed",
+        "a shard is complete; the counts exclude rows that an earlier run committed",
         "shard, rows, rejects, reasons, damage, seconds",
     ),
-    "set_aside": ("a shard that storage would not give; the next run tries it again", "shard"),
-    "note": ("something that needs no action now", "shard"),
-    "output": ("something that was found or changed in the output", ""),
-    "retry": ("rejected rows that will be computed again", "rows"),
-    "export": ("how far an export is, and what it leaves out", ""),
-    "join": ("how far a join is, and how it matches rows", ""),
-    "ended": ("a submission that was waited for has ended", "submission, code"),
+    "set_aside": ("storage could not deliver a shard; the next run tries again", "shard"),
+    "note": ("information that needs no action now", "shard"),
+    "output": ("something was found or changed in the output", ""),
+    "retry": ("rejected rows will be computed again", "rows"),
+    "export": ("progress of an export, and what it leaves out", ""),
+    "join": ("progress of a join, and how it matches rows", ""),
+    "ended": ("a submission that the command waited for has ended", "submission, code"),
     "finished": (
-        "the last event of a run that ended well",
+        "last event of a successful run",
         "output, shards, rows, rejects, reasons, damaged_shards, seconds",
     ),
-    "stopped": ("the last event of a run that was stopped; it has the fields of progress, too", "error, hint, code"),
-    "error": ("the last event of a command that failed", "error, hint, code, shard, worst_shards"),
-    "other": ("what a library said, with the logger it came from", "logger"),
+    "stopped": ("last event of a stopped run; also has the fields of progress", "error, hint, code"),
+    "error": ("last event of a failed command", "error, hint, code, shard, worst_shards"),
+    "other": ("a message of a library, with the name of its logger", "logger"),
 }
 LOGGER = logging.getLogger("coyo_jobs")
-_STRAY = logging.getLogger("stderr")  # what others print there
-_STRAY.setLevel(logging.INFO)
+_STDERR_LOGGER = logging.getLogger("stderr")  # what other code prints to stderr
+_STDERR_LOGGER.setLevel(logging.INFO)
 _run: ContextVar[str] = ContextVar("run", default="")
 
 
-def begin(run: str) -> None:
-    """What is said from here on is this run's."""
+def set_run(run: str) -> None:
+    """Attribute all further events to this run."""
     _run.set(run)
 
 
 def say(event: str, message: str, *, level: int = logging.INFO, line: str = "", **fields: Any) -> None:
-    """`event` is a short name that never changes; `line` is what people see, where it is more than both of them.
+    """Log an event. `event` is a short name that never changes. `line` replaces "event message" in readable output.
 
-    People see what is INFO and above.
+    Readable output has INFO and above; JSON output has all levels.
     """
-    about = {"event": event, "line": line or f"{event:<10}{message}", "run": _run.get(), "fields": fields}
-    (LOGGER if LOGGER.hasHandlers() else _UNASKED).log(level, message, extra=about, stacklevel=2)
+    extra = {"event": event, "line": line or f"{event:<10}{message}", "run": _run.get(), "fields": fields}
+    (LOGGER if LOGGER.hasHandlers() else _UNCONFIGURED).log(level, message, extra=extra, stacklevel=2)
 
 
-def for_people() -> bool:
-    """Whether somebody may be looking at lines on stderr."""
-    return not LOGGER.hasHandlers() or any(isinstance(handler, _Lines) for handler in LOGGER.handlers)
+def writes_lines() -> bool:
+    """Whether events appear as lines on stderr, where a person may read them."""
+    return not LOGGER.hasHandlers() or any(isinstance(handler, _LineHandler) for handler in LOGGER.handlers)
 
 
 @contextmanager
 def to_stderr(form: str) -> Iterator[None]:
-    """All that a command says, in this form. With json, also what libraries log, warn and print there, and a traceback:
-    only what a C library writes as it takes the process down is none."""
-    begin("")
+    """Write everything that a command reports to stderr in this format, "text" or "json".
+
+    With json, log records, warnings, prints and tracebacks of libraries become events too. The one exception is what
+    a C library writes when it crashes the process.
+    """
+    set_run("")
     with _json() if form == "json" else _text():
         yield
 
 
-class _Lines(logging.StreamHandler[Any]):
-    """On what is stderr right now: a live line stands below what is printed, and Ray's start borrows the real one."""
+class _LineHandler(logging.StreamHandler[Any]):
+    """Writes lines to the current sys.stderr, which the live progress line replaces, and Ray while it starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,18 +98,18 @@ class _Lines(logging.StreamHandler[Any]):
         return str(getattr(record, "line", record.getMessage()))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "event", "") != "finished":  # the summary, on stdout, says it
+        if getattr(record, "event", "") != "finished":  # the summary on stdout has it
             self.stream = sys.stderr
             super().emit(record)
 
 
-_UNASKED = logging.Logger(LOGGER.name, logging.INFO)
-_UNASKED.addHandler(_Lines())
+_UNCONFIGURED = logging.Logger(LOGGER.name, logging.INFO)
+_UNCONFIGURED.addHandler(_LineHandler())
 
 
 @contextmanager
 def _text() -> Iterator[None]:
-    handler, level = _Lines(), LOGGER.level
+    handler, level = _LineHandler(), LOGGER.level
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     try:
@@ -118,27 +121,27 @@ def _text() -> Iterator[None]:
 
 @contextmanager
 def _json() -> Iterator[None]:
-    """A stream of its own, because Ray's start takes stderr away for a moment."""
+    """Write JSON to a duplicate of stderr, because Ray redirects stderr while it starts."""
     stream = os.fdopen(os.dup(2), "w", buffering=1)
-    root, handler, level = logging.getLogger(), _Objects(stream), LOGGER.level
-    before, hook, sys.excepthook = sys.stderr, sys.excepthook, partial(_uncaught, handler)
+    root, handler, level = logging.getLogger(), _JsonHandler(stream), LOGGER.level
+    stderr, excepthook, sys.excepthook = sys.stderr, sys.excepthook, partial(_uncaught, handler)
     root.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
-    sys.stderr = stray = _Stray(stream)
+    sys.stderr = capture = _StderrCapture(stream)
     try:
         yield
     finally:
-        stray.write("\n")
-        sys.stderr = before
+        capture.write("\n")
+        sys.stderr = stderr
         logging.captureWarnings(False)
         LOGGER.setLevel(level)
         root.removeHandler(handler)
-    sys.excepthook = hook  # after an exception it stays: Python is about to call it
+    sys.excepthook = excepthook  # not after an exception: Python is about to call ours
 
 
 class _Event(NamedTuple):
-    """What every event has; `event` is "other" for what is none of ours."""
+    """The fields of every event. `event` is "other" for records of other loggers."""
 
     time: str
     level: str
@@ -147,8 +150,8 @@ class _Event(NamedTuple):
     run: str
 
 
-class _Objects(logging.StreamHandler[IO[str]]):
-    """An event and its own fields as JSON."""
+class _JsonHandler(logging.StreamHandler[IO[str]]):
+    """Writes each event and its fields as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = _Event(
@@ -158,18 +161,21 @@ class _Objects(logging.StreamHandler[IO[str]]):
             message=record.getMessage(),
             run=getattr(record, "run", _run.get()),
         )
-        said = event._asdict() | getattr(record, "fields", {"logger": record.name})
+        record_fields = event._asdict() | getattr(record, "fields", {"logger": record.name})
         if record.exc_info:
-            said["traceback"] = logging.Formatter().formatException(record.exc_info)
-        return json.dumps(said, default=str)
+            record_fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+        return json.dumps(record_fields, default=str)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, its name in logging
-        """Whoever read stderr is gone: the run goes on. logging would say so on stderr, and that comes here again."""
+        """Ignore a closed stderr, so that the run continues. Logging the error would call this method again."""
 
 
-class _Stray(io.TextIOBase):
-    """What others print on stderr, a line an event. One that is an event already, as of a submission that is followed,
-    stays as it is; of a progress bar, which overwrites itself, the last state is left."""
+class _StderrCapture(io.TextIOBase):
+    """Turns each line printed to stderr into an event.
+
+    A line that is an event already, from the log of a followed submission, is passed through. Of a progress bar, which
+    overwrites itself with carriage returns, only the last state is kept.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream, self._rest = stream, ""
@@ -187,22 +193,22 @@ class _Stray(io.TextIOBase):
             if _is_event(line):
                 self._stream.write(f"{line}\n")
             elif line.strip():
-                _STRAY.info(line)
+                _STDERR_LOGGER.info(line)
         return len(text)
 
 
 def _is_event(line: str) -> bool:
     try:
-        said = json.loads(line)
+        value = json.loads(line)
     except ValueError:
         return False
-    return isinstance(said, dict) and "event" in said
+    return isinstance(value, dict) and "event" in value
 
 
 def _uncaught(
     handler: logging.Handler, kind: type[BaseException], exc: BaseException, trace: TracebackType | None
 ) -> None:
-    about = {"event": "error", "run": _run.get(), "fields": {"code": 1, "error": kind.__name__}}
+    extra = {"event": "error", "run": _run.get(), "fields": {"code": 1, "error": kind.__name__}}
     handler.handle(
-        LOGGER.makeRecord(LOGGER.name, logging.CRITICAL, "", 0, str(exc), (), (kind, exc, trace), extra=about)
+        LOGGER.makeRecord(LOGGER.name, logging.CRITICAL, "", 0, str(exc), (), (kind, exc, trace), extra=extra)
     )

@@ -1,7 +1,7 @@
-"""Recipes as files: read one with overrides, or write a commented one that has every key.
+"""Read a recipe file, with overrides; write a commented template with every key.
 
 load_recipe("job.yaml")                             YAML or JSON, local or s3://
-load_recipe(path, ["models.vit.top_k=3"])           with overrides, as `coyo-jobs run --set` takes them
+load_recipe(path, ["models.vit.top_k=3"])           with overrides, as of `coyo-jobs run --set`
 recipe_template("s3://bucket/coyo", "s3://bucket/out")
 """
 
@@ -20,47 +20,47 @@ _WIDTH = 48  # column where comments start
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> JobConfig:
-    """Read a recipe, local or s3://. An override is `section.key=value` with a YAML value; the last of a key wins.
+    """Read a recipe, local or s3://. An override is `section.key=value` with a YAML value; a later one wins.
 
-    Raises ConfigError for a file that is missing or not YAML, and with every unknown key and wrong value.
+    Raises ConfigError if the file is missing or not YAML, and for unknown keys and wrong values, listing all of them.
     """
     try:
-        tree = yaml.safe_load(_text(path))
+        tree = yaml.safe_load(_read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe", "coyo-jobs init INPUT OUTPUT > job.yaml writes one") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
         raise ConfigError(f"{path}: cannot be read as YAML: {exc}") from exc
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping with source and output, this is {type(tree).__name__}")
+        raise ConfigError(f"{path}: a recipe must be a mapping with source and output, not a {type(tree).__name__}")
     for override in overrides:
-        _set(tree, override)
+        _apply_override(tree, override)
     try:
-        return JobConfig.of(tree)
+        return JobConfig.from_dict(tree)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc.message}", exc.hint) from None
 
 
 def recipe_template(source: str, output: str) -> str:
-    """YAML for `load_recipe` with every key, its default, and its description as a comment."""
-    config = JobConfig.of({"source": {"path": source}, "output": {"path": output}})
+    """A YAML recipe with every key, its default, and its description as a comment."""
+    config = JobConfig.from_dict({"source": {"path": source}, "output": {"path": output}})
     lines = [
         "# A coyo-jobs recipe. Run it with: coyo-jobs run job.yaml",
-        "# Only the two paths have no default; any other line can go.",
+        "# Only the two paths are required; any other line can be deleted.",
         "",
     ]
     for name in JobConfig.model_fields:
         section = getattr(config, name)
-        lines += [f"{name}:{_comment(f'{name}:', section.__doc__ or '')}", *_section(section, "  "), ""]
+        lines += [f"{name}:{_comment(f'{name}:', section.__doc__ or '')}", *_section_lines(section, "  "), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
-def _text(path: str | Path) -> str:
+def _read_text(path: str | Path) -> str:
     if "://" not in str(path):
         return Path(path).read_text(encoding="utf-8")
     return Storage().read(str(path)).decode("utf-8")
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: not of the form section.key=value")
@@ -78,16 +78,16 @@ def _set(tree: dict[str, Any], override: str) -> None:
     tree[key] = value
 
 
-def _section(section: BaseModel, indent: str) -> list[str]:
+def _section_lines(section: BaseModel, indent: str) -> list[str]:
     lines: list[str] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             start = f"{indent}{name}:"
-            note = f"{(value.__doc__ or '').strip()} {name}: null runs without it."
-            lines += [start + _comment(start, note), *_section(value, indent + "  ")]
+            note = f"{(value.__doc__ or '').strip()} {name}: null leaves it out."
+            lines += [start + _comment(start, note), *_section_lines(value, indent + "  ")]
         else:
-            start = f"{indent}{name}: {_yaml(value)}"
+            start = f"{indent}{name}: {_inline_yaml(value)}"
             lines.append(start + _comment(start, field.description or ""))
     return lines
 
@@ -96,7 +96,7 @@ def _comment(start: str, text: str) -> str:
     return " " * max(2, _WIDTH - len(start)) + f"# {text.strip()}"
 
 
-def _yaml(value: Any) -> str:
+def _inline_yaml(value: Any) -> str:
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

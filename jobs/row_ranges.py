@@ -1,4 +1,4 @@
-"""Row ranges of shards: which rows are accounted for, as half-open ranges (start, stop), and arithmetic on them."""
+"""Half-open row ranges (start, stop) of shards: which rows are accounted for, and arithmetic on ranges."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,11 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What one object, or all of them together, hold of one shard."""
+    """The rows of one shard that are accounted for, in one Parquet object or in several together.
+
+    `ranges` are sorted and disjoint; `total` is the shard's length, if known; `damage` describes why the shard ended
+    early; `unselected` counts the rows in `ranges` that the recipe does not select.
+    """
 
     ranges: tuple[Range, ...] = ()
     total: int | None = None
@@ -23,12 +27,12 @@ class Coverage:
 
     @property
     def span(self) -> int:
-        """Rows that are accounted for."""
+        """Number of rows accounted for."""
         return sum(stop - start for start, stop in self.ranges)
 
     @property
     def count(self) -> int:
-        """Rows that are in an object."""
+        """Number of rows with a result or a reject: those accounted for, less the unselected."""
         return self.span - self.unselected
 
     @property
@@ -42,7 +46,7 @@ class Coverage:
 
 
 def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """Sorted, disjoint and not touching."""
+    """The union of the ranges, sorted, disjoint and not adjacent."""
     merged: list[Range] = []
     for start, stop in sorted(ranges):
         if merged and start <= merged[-1][1]:
@@ -52,8 +56,8 @@ def merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
-def ranges_of(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None" = None) -> tuple[Range, ...]:
-    """The ranges that these row numbers, in any order, make up; each row from where it answers `since`."""
+def to_ranges(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None" = None) -> tuple[Range, ...]:
+    """The ranges of these row numbers, in any order. With `since`, row i stands for the rows since[i] to rows[i]."""
     if rows.size == 0:
         return ()
     order = np.argsort(rows, kind="stable")
@@ -66,35 +70,35 @@ def ranges_of(rows: "np.ndarray[Any, Any]", since: "np.ndarray[Any, Any] | None"
 
 
 def coverage_by_shard(table: pa.Table) -> dict[str, Coverage]:
-    """What these rows, by their address columns and what they answer for, make up of each shard."""
+    """Coverage per shard of these rows, including the unselected rows that each accounts for."""
     rows = table.column(schema.ROW).to_numpy()
     since = table.column(schema.SINCE).to_numpy() if schema.SINCE in table.column_names else rows
-    names = table.column(schema.SHARD).combine_chunks().dictionary_encode()
-    places = names.indices.to_numpy(zero_copy_only=False)
-    found: dict[str, Coverage] = {}
-    for place, name in enumerate(names.dictionary.to_pylist()):
-        here = places == place
-        unselected = int((rows[here] - since[here]).sum())
-        found[name] = Coverage(ranges_of(rows[here], since[here]), unselected=unselected)
-    return found
+    shards = table.column(schema.SHARD).combine_chunks().dictionary_encode()
+    shard_ids = shards.indices.to_numpy(zero_copy_only=False)
+    coverage: dict[str, Coverage] = {}
+    for shard_id, name in enumerate(shards.dictionary.to_pylist()):
+        mask = shard_ids == shard_id
+        unselected = int((rows[mask] - since[mask]).sum())
+        coverage[name] = Coverage(to_ranges(rows[mask], since[mask]), unselected=unselected)
+    return coverage
 
 
 def coverage_with_ends(rows: pa.Table, ends: pa.Table) -> dict[str, Coverage]:
-    """What these rows, and these ends of shards, make up of each shard."""
-    found = coverage_by_shard(rows)
+    """Coverage per shard of these rows and these end markers."""
+    coverage = coverage_by_shard(rows)
     for end in ends.select([schema.SHARD, schema.SINCE, schema.ROW, schema.TOTAL, schema.MESSAGE]).to_pylist():
         since, stop = end[schema.SINCE], end[schema.ROW]
         ranges = ((since, stop),) if since < stop else ()
         closed = Coverage(ranges, end[schema.TOTAL], end[schema.MESSAGE], stop - since)
-        found[end[schema.SHARD]] = found.get(end[schema.SHARD], Coverage()) | closed
-    return found
+        coverage[end[schema.SHARD]] = coverage.get(end[schema.SHARD], Coverage()) | closed
+    return coverage
 
 
-def subtract(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:
-    """The ranges less what is gone; both sorted and disjoint."""
+def subtract(ranges: Iterable[Range], removed: Sequence[Range]) -> tuple[Range, ...]:
+    """The ranges without the removed ones. Both must be sorted and disjoint."""
     left: list[Range] = []
     for start, stop in ranges:
-        for first, end in gone:
+        for first, end in removed:
             if end <= start or first >= stop:
                 continue
             if start < first:
@@ -106,7 +110,7 @@ def subtract(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...
 
 
 def outside(rows: "np.ndarray[Any, Any]", ranges: Iterable[Range]) -> "np.ndarray[Any, Any]":
-    """bool, same shape: which of these rows are in none of the ranges."""
+    """Mask of the rows that are in none of the ranges: bool, same shape as `rows`."""
     keep = np.ones(rows.shape, bool)
     for start, stop in ranges:
         keep &= (rows < start) | (rows >= stop)

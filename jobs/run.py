@@ -1,4 +1,4 @@
-"""run(config) -> Summary: plan, pipeline, finalise. The one way to run a job."""
+"""run(config) -> Summary: plan, run the pipeline, finalise. Every run of a job goes through here."""
 
 import time
 import uuid
@@ -11,18 +11,18 @@ from ray.exceptions import RayError
 
 from cluster import imports, local
 from cluster.local import Session
-from cluster.nodes import totals
+from cluster.nodes import total_resources
 from jobs import PACKAGES, __version__, log, schema
 from jobs.config import JobConfig
 from jobs.driver.coordinator import CoordinatorHandle
 from jobs.driver.lease import Lease
 from jobs.driver.profile import describe_run
 from jobs.driver.prometheus import Metrics
-from jobs.driver.remote import NodeWatcher, cause, reserved
+from jobs.driver.remote import NodeWatcher, reserve_resources, root_cause
 from jobs.driver.resources import Resources
 from jobs.driver.supervisor import QueuedRun, Supervisor
-from jobs.driver.tasks import Partition, Work, plan
-from jobs.errors import ClusterError, SetAside, StorageError
+from jobs.driver.tasks import Partition, Work, plan_tasks
+from jobs.errors import ClusterError, ShardsSetAside, StorageError
 from jobs.models import Spec
 from jobs.models.describe import describe_models
 from jobs.output import identity, ledger
@@ -45,31 +45,31 @@ from jobs.sources.discover import discover
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
 
-_AGAIN = 3  # times that a run goes on by itself
+_MAX_REPEATS = 3  # times that a run computes missing or duplicated rows again by itself
 
 
 def run(config: JobConfig, part: Partition | None = None) -> Summary:
-    """Give every row of the source its labels and embeddings, once; go on where an earlier run stopped.
+    """Compute labels and embeddings for every row of the source, exactly once. Continue where an earlier run stopped.
 
-    With a part, only its shards; the run that finds the last row committed finalises. Raises JobError. When it
-    returns, every input row (of the part) is in rows/ or rejects/; when none is missing, `_SUCCESS` is there.
+    With a part, process only its shards. On return every input row (of the part) is in rows/ or rejects/. The run that
+    completes the last part writes `_SUCCESS`. Raises JobError.
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    log.begin(run_id)
+    log.set_run(run_id)
     part, storage = part or Partition(), Storage(config.storage)
     source = discover(storage, config.source)
-    log.say("source", source.said, shards=len(source.shards), format=source.layout.format)
+    log.say("source", source.description, shards=len(source.shards), format=source.layout.format)
     identity.check_output(storage, config)
     committed = ledger.read(storage, config.output.path)
     source = with_committed_schema(storage, source, committed)
-    shards = [shard.name for shard in source.shards if part.holds(shard)]
+    shards = [shard.name for shard in source.shards if part.contains(shard)]
     if not has_gaps_or_duplicates(committed, shards):
-        job = _Job.of(config, storage, source, part)
+        job = _Job.claim(config, storage, source, part)
         log.say("output", f"already complete: {config.output.path}")
-        return _announced(job.finalise(committed, {}))
+        return _log_finished(job.finalise(committed, {}))
     try:
-        with local.session(PACKAGES) as session:  # Ray starts while the models are described
-            return _announced(_Job.of(config, storage, source, part).run(session, run_id))
+        with local.session(PACKAGES) as session:  # Ray starts in the background, while the models are described
+            return _log_finished(_Job.claim(config, storage, source, part).run(session, run_id))
     except imports.ShadowedError as exc:
         raise ClusterError(exc.message, exc.hint) from exc
     except ConnectionError as exc:
@@ -80,7 +80,7 @@ def run(config: JobConfig, part: Partition | None = None) -> Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """A job that is understood and has its output."""
+    """A job whose source and models are known and whose output is claimed."""
 
     config: JobConfig
     storage: Storage
@@ -90,26 +90,29 @@ class _Job:
     part: Partition
 
     @classmethod
-    def of(cls, config: JobConfig, storage: Storage, source: Source, part: Partition) -> "_Job":
-        """Raises CheckpointError for a model, OutputError for an output that is another job's."""
+    def claim(cls, config: JobConfig, storage: Storage, source: Source, part: Partition) -> "_Job":
+        """Describe the models and claim the output.
+
+        Raises CheckpointError for an unusable model, and OutputError if the output belongs to another job.
+        """
         specs = describe_models(config, storage)
-        pinned = identity.pin_config(config, source.pinned, specs)
+        pinned = identity.pin_config(config, source.pinned_config, specs)
         identity.claim_output(storage, pinned)
         return cls(pinned, storage, source, specs, identity.fingerprint(pinned), part)
 
     def run(self, session: Session, run_id: str) -> Summary:
-        """Under the lease: nobody else writes these shards."""
+        """Run under the lease: no other run writes these shards."""
         lease = Lease(self.storage, self.path, run_id, self.part)
         lease.acquire()
         try:
-            if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added since
+            if self.storage.exists(join_path(self.path, SUCCESS)):  # shards were added after it was written
                 self.storage.delete(join_path(self.path, SUCCESS))
             committed = repair(self.storage, self.path)
             if not has_gaps_or_duplicates(committed, self.shards):
                 return self.finalise(committed, {})
             return self.execute(run_id, lease, committed, session)
         finally:
-            with suppress(StorageError):  # it ends by itself, and must not hide what the run ends with
+            with suppress(StorageError):  # the lease expires anyway; this error must not hide that of the run
                 lease.release()
 
     @property
@@ -118,49 +121,52 @@ class _Job:
 
     @property
     def shards(self) -> list[str]:
-        """The part's shards, by name."""
-        return [shard.name for shard in self.source.shards if self.part.holds(shard)]
+        """Names of the part's shards."""
+        return [shard.name for shard in self.source.shards if self.part.contains(shard)]
 
-    def execute(self, run: str, lease: Lease, committed: Ledger, session: Session, again: int = _AGAIN) -> Summary:
-        waiting = QueuedRun(run, self.part.suffix, self.storage, self.path, lease)
+    def execute(
+        self, run: str, lease: Lease, committed: Ledger, session: Session, repeats: int = _MAX_REPEATS
+    ) -> Summary:
+        """Wait for resources, stream the missing rows, and finalise. Repeat if a dead process left gaps."""
+        queued = QueuedRun(run, self.part.suffix, self.storage, self.path, lease)
         with ExitStack() as placing:
-            with waiting.until_it_ends():
-                resources, coordinator = placing.enter_context(reserved(run, self.config, session, waiting.tell))
-            began, cpu = time.monotonic(), time.process_time()
-            cluster = totals(session.nodes())
-            work = self._planned(committed, resources, int(cluster.get("CPU", 1)))
-            if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
-                log.say(
-                    "note", "Ray sees no GPU, so the models run on CPU; compute.device: cuda waits for GPUs to come"
+            with queued.publish_if_stopped():
+                resources, coordinator = placing.enter_context(
+                    reserve_resources(run, self.config, session, queued.report)
                 )
+            began, cpu = time.monotonic(), time.process_time()
+            cluster = total_resources(session.nodes())
+            work = self._plan(committed, resources, int(cluster.get("CPU", 1)))
+            if resources.device == "cpu" and self.config.compute.device == "auto" and not session.own:
+                log.say("note", "Ray has no GPU, so the models run on CPU; compute.device: cuda waits for GPUs")
             supervisor = self._stream(work, resources, run, lease, session, coordinator)
         now = drop_late_objects(self.storage, self.path, committed, run)
         if supervisor.seen.set_aside and ledger.missing(now.coverage, self.shards):
             supervisor.publish("incomplete")
-            some = "; ".join(supervisor.seen.set_aside.values())
-            raise SetAside(f"shards were set aside: {some}", "run the same command to try them again")
-        if again and has_gaps_or_duplicates(now, self.shards):
-            # Ray goes on by their numbers when it repeats a task whose process died; but fetched tables come as their
-            # urls are answered, and the same number is another table.
-            log.say("note", "rows are missing or there twice, as a process died that fetched; they are computed again")
-            return self.execute(f"{run}-again", lease, repair(self.storage, self.path), session, again - 1)
+            reasons = "; ".join(supervisor.seen.set_aside.values())
+            raise ShardsSetAside(f"shards were set aside: {reasons}", "run the same command to try them again")
+        if repeats and has_gaps_or_duplicates(now, self.shards):
+            # When Ray repeats a read task whose process died, it skips the blocks that it has, by their number. Fetched
+            # rows come in the order of the answers, so the same number may be a block of other rows.
+            log.say("note", "a process died while fetching; its missing or duplicated rows are computed again")
+            return self.execute(f"{run}-again", lease, repair(self.storage, self.path), session, repeats - 1)
         mine = Ledger(tuple(obj for obj in now.objects if obj.run == run))
-        about = describe_run(
+        description = describe_run(
             run=run,
-            rows=sum(obj.count for obj in mine.objects),
+            rows=sum(obj.num_rows for obj in mine.objects),
             seconds=time.monotonic() - began,
             driver_seconds=time.process_time() - cpu,
             seen=supervisor.seen,
             resources=resources,
             cluster=cluster,
         )
-        summary = self.finalise(now, about)
-        supervisor.settle(about["rows"], mine.reasons)
+        summary = self.finalise(now, description)
+        supervisor.set_committed(description["rows"], mine.reasons)
         supervisor.publish("finished")
         return summary
 
-    def _planned(self, committed: Ledger, resources: Resources, cores: int) -> Work:
-        work = plan(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
+    def _plan(self, committed: Ledger, resources: Resources, cores: int) -> Work:
+        work = plan_tasks(self.storage, self.source, committed.coverage, cores=cores, part=self.part)
         left = work.shards - work.shards_done
         log.say("plan", f"{left} of {work.shards} shards to read; {resources}", shards=work.shards, shards_left=left)
         return work
@@ -168,7 +174,7 @@ class _Job:
     def _stream(
         self, work: Work, resources: Resources, run: str, lease: Lease, session: Session, coordinator: CoordinatorHandle
     ) -> Supervisor:
-        """Runs the pipeline to its end. Raises what stopped it early, once what was in flight is committed."""
+        """Run the pipeline to its end. If it is stopped early, commit what is in flight, then raise the cause."""
         pipeline = Pipeline(self.config, self.source.layout, self.specs, resources, coordinator)
         sink = ParquetSink(self._writer(run), resources.rows_per_file, coordinator)
         metrics = Metrics(self.path, work.shards - work.shards_done, resources)
@@ -181,12 +187,12 @@ class _Job:
                 pipeline.write(pipeline.build(work.tasks), sink, run)
         except (RayError, KeyboardInterrupt) as exc:
             if isinstance(exc, RayError):
-                supervisor.stopped = supervisor.stopped or cause(exc)
+                supervisor.stopped = supervisor.stopped or root_cause(exc)
             elif supervisor.stopped is None:
                 raise
         if supervisor.stopped:
             supervisor.publish("stopped")
-            supervisor.stopped.about |= supervisor.now("stopped").counts
+            supervisor.stopped.log_fields |= supervisor.now("stopped").counts
             raise supervisor.stopped
         return supervisor
 
@@ -199,20 +205,23 @@ class _Job:
         return Writer(self.storage, self.path, annotated, self.specs, about, keep)
 
     def finalise(self, now: Ledger, run: dict[str, Any]) -> Summary:
-        """Prove that every row is in exactly one object, and say so; or say what is missing."""
+        """Check that every row is in exactly one object, and write the summary.
+
+        Write `_SUCCESS` once all parts are complete. Raises JobError if rows are missing.
+        """
         check_complete(now, self.shards, self.path)
         summary = summarise(output=self.path, ledger=now, specs=self.specs, fingerprint=self.fingerprint, run=run)
         for folder in set(FOLDERS) - {obj.folder for obj in now.objects}:
             self._writer("none").write_empty(folder, "part-none.parquet")
         if others := ledger.missing(now.coverage, [shard.name for shard in self.source.shards]):
-            log.say("output", f"this part is complete; {len(others)} shards of other parts are not")
+            log.say("output", f"this part is complete; {len(others)} shards of other parts are incomplete")
         elif run or not self.storage.exists(join_path(self.path, SUCCESS)):
             reveal(self.storage, self.config.output, self.specs, now, summary)
         return summary
 
 
-def _announced(summary: Summary) -> Summary:
-    """The last event of a run that ends well."""
+def _log_finished(summary: Summary) -> Summary:
+    """Log the last event of a successful run."""
     log.say(
         "finished", str(summary).splitlines()[0], output=summary.output, shards=summary.shards,
         rows=summary.rows + summary.rejects, rejects=summary.rejects, reasons=summary.reasons,

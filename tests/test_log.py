@@ -1,4 +1,4 @@
-"""What a run says: lines for people as ever, or events that a machine can read, every line of them."""
+"""The log of a run: readable lines, or JSON events on every line."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def test_people_see_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_machines_get_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     with to_stderr("json"):
-        log.begin("r1")
+        log.set_run("r1")
         say("shard", "a\nb: 3 rows, 100%", level=logging.DEBUG, shard="a\nb", reasons={"empty": 2})
         say("finished", "all")
     first, last = events(capfd.readouterr().err)
@@ -49,7 +49,7 @@ def test_machines_get_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_whatever_else_is_on_stderr_is_an_event_too(capfd: pytest.CaptureFixture[str]) -> None:
-    """A warning of a library, a progress bar, a line of a log that is followed: a parser dies of the first of them."""
+    """A library's warning or a progress bar would break a parser at the first line."""
     theirs, before = '{"event": "plan", "message": "of the run that is followed"}', sys.stderr
     with to_stderr("json"):
         logging.getLogger("botocore").warning("of a %s", "library")
@@ -67,11 +67,11 @@ def test_whatever_else_is_on_stderr_is_an_event_too(capfd: pytest.CaptureFixture
     ]  # fmt: skip
     assert [each[2].endswith("UserWarning: old") for each in told if each[1] == "py.warnings"] == [True]
     assert sys.stderr is before
-    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, log._Objects)]
+    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, log._JsonHandler)]
 
 
 def test_a_fault_of_our_own_is_an_event_with_its_traceback() -> None:
-    code = "from jobs import log\nwith log.to_stderr('json'):\n    log.begin('r1')\n    {}['nothing']"
+    code = "from jobs import log\nwith log.to_stderr('json'):\n    log.set_run('r1')\n    {}['nothing']"
     ended = python(code)
     (event,) = events(ended.stderr)
     assert ended.returncode == event["code"] == 1
@@ -82,20 +82,20 @@ def test_a_fault_of_our_own_is_an_event_with_its_traceback() -> None:
 def test_a_reader_that_is_gone_stops_no_run() -> None:
     """`2> >(head -1)`, or a log shipper that restarts."""
     code = "import os, sys\nfrom jobs import log\nr, w = os.pipe()\nos.dup2(w, 2)\nos.close(w)\nos.close(r)\n"
-    for form in log.FORMS:
+    for form in log.FORMATS:
         ended = python(f"{code}with log.to_stderr('{form}'):\n    log.say('plan', 'x')\n    print('went on')")
         assert (ended.stdout, ended.returncode) == ("went on\n", 0)
 
 
 def test_without_logging_a_program_sees_lines_and_with_it_gets_records() -> None:
     """`run(config)` in somebody's own Python."""
-    unasked = python("from jobs.log import say, for_people\nsay('plan', 'x')\nprint(for_people())")
+    unasked = python("from jobs.log import say, writes_lines\nsay('plan', 'x')\nprint(writes_lines())")
     assert (unasked.stderr, unasked.stdout) == ("plan      x\n", "True\n")
     form = "%(name)s %(event)s %(run)s %(fields)s %(message)s"
     asked = python(
         f"import logging, sys\nlogging.basicConfig(level='DEBUG', stream=sys.stdout, format='{form}')\n"
-        "from jobs import log\nlog.begin('r1')\n"
-        "log.say('shard', 'x', level=logging.DEBUG, rows=3)\nprint(log.for_people())"
+        "from jobs import log\nlog.set_run('r1')\n"
+        "log.say('shard', 'x', level=logging.DEBUG, rows=3)\nprint(log.writes_lines())"
     )
     assert (asked.stderr, asked.stdout) == ("", "coyo_jobs shard r1 {'rows': 3} x\nFalse\n")
 
@@ -123,8 +123,8 @@ def test_an_error_says_more_to_a_machine_and_survives_the_way_through_ray(capfd:
     import pickle
 
     error = ClusterError("no GPU", "buy one")
-    error.about["shard"] = "a.tar"
-    assert pickle.loads(pickle.dumps(error)).about == {"shard": "a.tar"}
+    error.log_fields["shard"] = "a.tar"
+    assert pickle.loads(pickle.dumps(error)).log_fields == {"shard": "a.tar"}
 
 
 def test_a_wrong_recipe_is_an_event_with_the_exit_code(capfd: pytest.CaptureFixture[str]) -> None:

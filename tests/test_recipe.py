@@ -18,7 +18,7 @@ def keys(section: BaseModel) -> Iterator[str]:
 
 
 def defaults(source: str, output: str) -> JobConfig:
-    return JobConfig.of({"source": {"path": source}, "output": {"path": output}})
+    return JobConfig.from_dict({"source": {"path": source}, "output": {"path": output}})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ranges of rows add up to what was read, in any order and any cut."""
+"""Row ranges add up to the rows that were read, in any order and however they are split."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.row_ranges import Coverage, Range, merge, outside, ranges_of
+from jobs.row_ranges import Coverage, Range, merge, outside, to_ranges
 
 ROWS = st.sets(st.integers(0, 59))
 
@@ -36,7 +36,7 @@ def test_merged_ranges_are_sorted_disjoint_and_do_not_touch(ranges: list[Range],
 def test_ranges_hold_exactly_the_rows_they_were_made_of(rows: set[int], order: random.Random, copies: int) -> None:
     shuffled = sorted(rows) * copies
     order.shuffle(shuffled)
-    ranges = ranges_of(np.array(shuffled, np.int32))
+    ranges = to_ranges(np.array(shuffled, np.int32))
     assert inside(ranges) == rows
     assert merge(ranges) == ranges
 
@@ -44,7 +44,7 @@ def test_ranges_hold_exactly_the_rows_they_were_made_of(rows: set[int], order: r
 @given(ROWS)
 def test_outside_is_the_complement_of_the_ranges(rows: set[int]) -> None:
     asked = np.arange(-2, 62)
-    missing = asked[outside(asked, ranges_of(np.array(sorted(rows), np.int64)))]
+    missing = asked[outside(asked, to_ranges(np.array(sorted(rows), np.int64)))]
     assert set(missing.tolist()) == set(range(-2, 62)) - rows
 
 

@@ -1,1 +1,1 @@
-"""What only a GPU can show, in one command from a plain checkout: see __main__.py."""
+"""Measurements that need a GPU, in one command from a plain checkout: see __main__.py."""

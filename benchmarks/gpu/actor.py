@@ -1,4 +1,4 @@
-"""The product's actor, eager, beside the same work with nothing awaited, and beside a prototype that awaits nothing."""
+"""The actor, the same model calls without any synchronisation, and a prototype of an actor without synchronisation."""
 
 import queue
 import threading
@@ -16,7 +16,7 @@ from benchmarks.gpu.batches import block, fed, padded
 from benchmarks.gpu.bench import Bench
 from jobs import schema
 from jobs.models.annotator import Annotator, Stopwatch
-from jobs.models.dual import Embedded
+from jobs.models.dual import DualEncoderOutputs
 
 _COLUMNS = (schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING, schema.SIMILARITY)
 _SLOTS = 3
@@ -57,7 +57,7 @@ def bare_call(bench: Bench, annotator: Annotator) -> Callable[[], Any]:
     def call() -> None:
         labeller._classify(vit)
         embedder._images(align)
-        embedder._towers.texts(ids, mask)
+        embedder._towers.encode_texts(ids, mask)
 
     return call
 
@@ -72,8 +72,8 @@ def _waits(call: Callable[[], Any]) -> int:
 
 
 class Ahead:
-    """One copy into kept pinned memory, texts in one call, the lock held while a batch is issued and not while it runs,
-    results behind an event."""
+    """A prototype: one copy into reused pinned memory, one call for all texts, a lock only while a batch is issued, and
+    results awaited through an event."""
 
     def __init__(self, bench: Bench, annotator: Annotator) -> None:
         self._bench, self._issuing = bench, threading.Lock()
@@ -113,7 +113,7 @@ class Ahead:
             self._slots.put(slot)
 
     def _chosen(self, texts: list[str]) -> torch.Tensor:
-        """Each row's text among those encoded; -1 where there is none."""
+        """Return the index of each row's text among the encoded ones, or -1 for a row without text."""
         place = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text and text.strip()))}
         chosen = torch.tensor([place.get(text, -1) for text in texts])
         return (chosen.pin_memory() if self._bench.cuda else chosen).to(self._bench.device, non_blocking=True)
@@ -130,7 +130,7 @@ class Ahead:
     ) -> list[torch.Tensor]:
         top = self._labeller._classify(there[0])
         images = self._embedder._images(there[1])[0]
-        encoded = self._embedder._towers.texts(ids, mask)[0]
+        encoded = self._embedder._towers.encode_texts(ids, mask)[0]
         text = torch.where((chosen >= 0)[:, None], encoded[chosen.clamp_min(0)], 0)
         outs = [*top, images, text, (images * text).sum(1)]
         hosts = [torch.empty(out.shape, dtype=out.dtype, pin_memory=self._bench.cuda) for out in outs]
@@ -139,4 +139,6 @@ class Ahead:
     def _results(self, host: list[torch.Tensor], texts: list[str]) -> Any:
         absent = np.array([not (text and text.strip()) for text in texts])
         columns = dict(zip(_COLUMNS, host[3:], strict=True))
-        return self._labeller.columns(tuple(host[:3])), self._embedder.columns(Embedded(columns, absent))
+        return self._labeller.to_results(tuple(host[:3])), self._embedder.to_results(
+            DualEncoderOutputs(columns, absent)
+        )

@@ -1,6 +1,6 @@
-"""EfficientNet by its blocks, those that are repeated: eager, compiled, and 1x1 convolutions as products.
+"""The repeated blocks of EfficientNet: eager, compiled, and with 1x1 convolutions as matrix products.
 
-The floor is what the depthwise convolution reads and writes, at the rate of a copy.
+The floor is the time to copy what the depthwise convolution reads and writes.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from benchmarks.gpu import clock
 from benchmarks.gpu.bench import Bench
 
 _REPEATED = 3
-_COPY = 3.6e9  # bytes a millisecond: 85 % of an H200's
+_COPY = 3.6e9  # bytes per millisecond: 85 % of an H200's memory bandwidth
 
 
 def align(bench: Bench) -> None:
@@ -20,7 +20,7 @@ def align(bench: Bench) -> None:
     blocks = [*embedder._towers._model.vision_model.encoder.blocks]
     totals = Counter[str]()
     torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = 64  # each shape is one more
+    torch._dynamo.config.recompile_limit = 64  # each shape compiles once
     for key, which in _alike(bench, embedder, blocks).items():
         if len(which) < (_REPEATED if bench.cuda else 1):
             continue
@@ -33,7 +33,7 @@ def align(bench: Bench) -> None:
 
 
 def _alike(bench: Bench, embedder: Any, blocks: list[Any]) -> dict[tuple[Any, ...], list[int]]:
-    """Blocks of one shape."""
+    """Return the indices of blocks with equal shapes and options."""
     seen: dict[tuple[Any, ...], list[int]] = {}
 
     def noted(index: int) -> Any:
@@ -44,7 +44,7 @@ def _alike(bench: Bench, embedder: Any, blocks: list[Any]) -> dict[tuple[Any, ..
         return hook
 
     hooks = [block.register_forward_hook(noted(i)) for i, block in enumerate(blocks)]
-    embedder._of_images(bench.resident()[1])
+    embedder._image_columns(bench.resident()[1])
     for hook in hooks:
         hook.remove()
     return seen

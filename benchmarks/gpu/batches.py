@@ -1,4 +1,4 @@
-"""Batches as the actor gets them, and a batch's texts as one call."""
+"""Batches like those of the actor, and the texts of a batch as one call."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +13,14 @@ from benchmarks import corpus
 from benchmarks.gpu import clock
 from jobs import schema
 from jobs.models import Spec
-from jobs.models.annotator import Annotator, pixels_of
+from jobs.models.annotator import Annotator, canvas_tensor
 
 RAW = schema.raw(pa.int64(), [])
 _LONGEST = 64  # tokens
 
 
 def block(specs: tuple[Spec, ...], rows: int) -> pa.Table:
-    """Decoded rows: noise, which no decoder's speed can hide behind, and texts of COYO's lengths."""
+    """Return decoded rows: noise, and texts of COYO's lengths."""
     table = pa.Table.from_pylist(
         [
             {schema.SHARD: "a", schema.ROW: i, schema.KEY: i, schema.END: False, schema.TEXT: text}
@@ -37,16 +37,16 @@ def block(specs: tuple[Spec, ...], rows: int) -> pa.Table:
 def resident(
     annotator: Annotator, specs: tuple[Spec, ...], table: pa.Table, device: str
 ) -> dict[str, Callable[[], Any]]:
-    """A call of each model alone, on pixels that are on the device already."""
+    """Return a call of each model, on pixels that are already on the device."""
     texts = table.column(schema.TEXT).to_pylist()
     return {
-        spec.kind: partial(model.forward, pixels_of(table, spec.canvas.name).to(device), model.prepare(texts))
+        spec.kind: partial(model.forward, canvas_tensor(table, spec.canvas.name).to(device), model.prepare(texts))
         for spec, model in zip(specs, annotator._models, strict=True)
     }
 
 
 def fed(call: Callable[[pa.Table], Any], table: pa.Table, turns: int, threads: int) -> float:
-    """rows/s from Arrow tables in the host's memory to results there, as Ray Data calls the actor."""
+    """Return rows/s from Arrow tables in host memory to results there, as Ray Data calls the actor."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(call, [table] * threads))
         with clock.timed() as took:
@@ -55,10 +55,10 @@ def fed(call: Callable[[pa.Table], Any], table: pa.Table, turns: int, threads: i
 
 
 def padded(embedder: Any, texts: list[str], *, pin: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distinct texts as one call of [rows, 64]: ids, and an additive mask that nothing on the host looks at."""
+    """Return the distinct texts as token ids [rows, 64] and an additive mask, which need no synchronisation."""
     present = list(dict.fromkeys(text for text in texts if text and text.strip()))
     tokenizer = embedder._tokenizer
-    with tokenizer._alone:
+    with tokenizer._lock:
         tokens = tokenizer._tokenizer(present, truncation=True, max_length=_LONGEST)["input_ids"]
     ids, keep = np.zeros((len(texts), _LONGEST), np.int64), np.zeros((len(texts), 1, 1, _LONGEST), bool)
     keep[len(tokens) :, ..., 0] = True

@@ -1,4 +1,4 @@
-"""What all sections share: the models, the table of what was found, and the JSON beside it."""
+"""Shared by all sections: the models, and the results as a table and as JSON."""
 
 import argparse
 import gc
@@ -15,18 +15,18 @@ import torch
 from benchmarks import checkpoints
 from benchmarks.gpu.batches import block
 from jobs.models import Spec
-from jobs.models.annotator import Annotator, ExecutionOptions, pixels_of
+from jobs.models.annotator import Annotator, ExecutionOptions, canvas_tensor
 
 
 class Bench:
-    """One run. `rates` keeps what later sections compare with."""
+    """One run of the benchmark. `rates` keeps results that later sections compare with."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.cuda, self.batch, self.turns = args.device == "cuda", args.batch, args.turns
         self.device, self.out, self.photos, self.size = torch.device(args.device), args.out, args.photos, args.size
         self.home, self.began = args.home, time.monotonic()
         self.rates: dict[str, float] = {}
-        self.best_vit: Any = None  # set by `vit`, as a function from pixels to what the labeller gives
+        self.best_vit: Any = None  # set by `vit`: a function from pixels to the labeller's outputs
         self._found: list[dict[str, Any]] = []
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -40,19 +40,18 @@ class Bench:
 
     def annotator(self, **how: Any) -> Annotator:
         threads = 2 if self.cuda else 1
-        return Annotator(
-            self.specs, ExecutionOptions(**{"device": self.device.type, "threads": threads, "batch": self.batch, **how})
-        )
+        options = {"device": self.device.type, "threads": threads, "batch_size": self.batch, **how}
+        return Annotator(self.specs, ExecutionOptions(**options))
 
     def models(self, annotator: Annotator) -> tuple[Any, Any]:
-        """The labeller and the embedder."""
+        """Return the labeller and the embedder."""
         labeller, embedder = annotator._models
         return labeller, embedder
 
     def resident(self) -> list[torch.Tensor]:
-        """A batch of pixels for each model, on the device."""
+        """Return a batch of pixels per model, on the device."""
         table = block(self.specs, self.batch)
-        return [pixels_of(table, spec.canvas.name).to(self.device) for spec in self.specs]
+        return [canvas_tensor(table, spec.canvas.name).to(self.device) for spec in self.specs]
 
     def say(self, name: str, value: float | str, unit: str = "", note: str = "") -> None:
         self._found.append({"name": name, "value": value, "unit": unit, "note": note})
@@ -60,13 +59,13 @@ class Bench:
         print(f"  {name:52s} {told} {unit}  {note}", flush=True)
 
     def section(self, name: str, run: Callable[["Bench"], None]) -> None:
-        """One that fails says why, and the next begins."""
+        """Run a section. Record its error if it fails, and continue."""
         print(f"[{name}] at {time.monotonic() - self.began:.0f} s", flush=True)
         self._found, since, error = [], time.monotonic(), None
         try:
             with torch.inference_mode():
                 run(self)
-        except Exception:  # noqa: BLE001 - told, and kept with what was found before
+        except Exception:  # noqa: BLE001 - recorded with the earlier results
             error = traceback.format_exc()
             print(error, flush=True)
         line = {"section": name, "seconds": round(time.monotonic() - since, 1), "found": self._found, "error": error}

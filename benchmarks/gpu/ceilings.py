@@ -1,4 +1,4 @@
-"""What the machine gives: matrix products in ViT-L's shapes, attention, and copies on the device and to it."""
+"""Limits of the machine: matrix products in ViT-L's shapes, attention, and copies on and to the device."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from benchmarks.gpu import clock
 from benchmarks.gpu.bench import Bench
 
-_COPIED = 88 << 20  # bytes: a batch of 128 rows' pixels
+_COPIED = 88 << 20  # bytes: the pixels of 128 rows
 
 
 def ceilings(bench: Bench) -> None:

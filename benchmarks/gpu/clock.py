@@ -1,4 +1,4 @@
-"""Time on a device, and what it was spent on."""
+"""Time calls on a device, and list its kernels."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ def wait() -> None:
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Seconds between two moments at which the device has nothing to do."""
+    """Measure the seconds of the context, from idle device to idle device."""
     wait()
     since = time.perf_counter()
     took: list[float] = []
@@ -30,7 +30,7 @@ def timed() -> Iterator[Callable[[], float]]:
 
 
 def ms(call: Callable[[], Any], turns: int = 12) -> float:
-    """Median milliseconds of a call, from events: the host may run ahead."""
+    """Return the median milliseconds of a call, from CUDA events: the host may run ahead."""
     for _ in range(3):
         call()
     wait()
@@ -49,7 +49,7 @@ def ms(call: Callable[[], Any], turns: int = 12) -> float:
 
 
 def host_ms(call: Callable[[], Any], turns: int = 4) -> float:
-    """Milliseconds until a call returns, with an idle device before it: what the host needs to issue it."""
+    """Return the milliseconds until a call returns on an idle device: the host's time to issue it."""
     found = []
     for _ in range(turns):
         wait()
@@ -61,7 +61,7 @@ def host_ms(call: Callable[[], Any], turns: int = 4) -> float:
 
 
 def kernels(path: Path, tag: str, call: Callable[[], Any]) -> None:
-    """Adds to a file where the device's time goes in one call."""
+    """Append the kernels of one call, by device time, to a file."""
     if not torch.cuda.is_available():
         return
     from torch.profiler import ProfilerActivity, profile
@@ -80,7 +80,7 @@ def kernels(path: Path, tag: str, call: Callable[[], Any]) -> None:
 
 
 def busy(call: Callable[[], Any]) -> tuple[float, list[float]]:
-    """Share of a span in which kernels run, its first quarter left out, and the gaps over 0.1 ms, in ms."""
+    """Return the share of the time in which kernels run, and the gaps over 0.1 ms, in ms. Skip the first quarter."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as seen:

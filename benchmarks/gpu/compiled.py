@@ -1,4 +1,4 @@
-"""`compute.compile: true`: what each tower's first call costs, what it wins, and what the actor then gives."""
+"""`compute.compile: true`: the cost of each tower's first call, its speed, and the speed of the actor."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.gpu.bench import Bench
 
 
 def compiled(bench: Bench) -> None:
-    annotator = bench.annotator(compiled=True)
+    annotator = bench.annotator(compile=True)
     labeller, embedder = bench.models(annotator)
     vit, align = bench.resident()
     calls: tuple[tuple[str, Any], ...] = (

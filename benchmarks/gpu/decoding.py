@@ -1,4 +1,4 @@
-"""How fast this machine's cores decode and paint both canvases: 1, half and all of them."""
+"""Speed of decoding and painting both canvases on 1, half and all cores."""
 
 import multiprocessing
 import os

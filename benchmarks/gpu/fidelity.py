@@ -1,4 +1,4 @@
-"""Each precision on pictures, beside float32 without TF32: the demo's checkpoints, which are trained, and full ones."""
+"""Each precision relative to float32 without TF32, with the demo's trained checkpoints and with full-size ones."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def _table(specs: tuple[Spec, ...], photos: Path | None) -> pa.Table:
 
 
 def _annotated(bench: Bench, specs: tuple[Spec, ...], table: pa.Table, precision: str) -> dict[str, list[Any]]:
-    done = Annotator(specs, ExecutionOptions(bench.device.type, precision, batch=32))(table)
+    done = Annotator(specs, ExecutionOptions(bench.device.type, precision, batch_size=32))(table)
     bench.free()
     columns: dict[str, list[Any]] = done.sort_by(schema.ROW).select(_LOOKED_AT).to_pydict()
     return columns
@@ -67,5 +67,5 @@ def _told(exact: dict[str, list[Any]], found: dict[str, list[Any]]) -> str:
 
 
 def _cosine(a: list[float], b: list[float]) -> float:
-    """They are stored in float16: of length one up to its rounding."""
+    """Return the cosine; stored vectors have length one only up to float16's rounding."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -1,4 +1,4 @@
-"""What torch keeps after many batches, and what happens to one that does not fit."""
+"""Memory that torch keeps after many batches, and the result of a batch that does not fit."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from benchmarks.gpu.bench import Bench
 from jobs import schema
 
 _LARGE = 1024  # rows
-_SHORT = 5  # GiB beside the models: enough for the pixels, not for the batch
+_SHORT = 5  # GiB free beside the models: enough for the pixels, too little for the batch
 
 
 def memory_grows(bench: Bench) -> None:
@@ -29,7 +29,7 @@ def memory_short(bench: Bench) -> None:
     if not bench.cuda:
         return
     table = block(bench.specs, _LARGE)
-    annotator = bench.annotator(batch=_LARGE)
+    annotator = bench.annotator(batch_size=_LARGE)
     bench.free()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (_SHORT << 30)) / total)
@@ -39,5 +39,5 @@ def memory_short(bench: Bench) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     rejects = done.num_rows - done.column(schema.REASON).null_count
     labeller, embedder = bench.models(annotator)
-    most = f"{labeller._classify._most} and {embedder._images._most} at most at once"
+    most = f"{labeller._classify._max_rows} and {embedder._images._max_rows} at most at once"
     bench.say(f"{_SHORT} GiB beside the models", f"{done.num_rows} of {_LARGE} rows, {rejects} rejects, {most}")

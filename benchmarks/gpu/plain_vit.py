@@ -1,6 +1,6 @@
-"""A ViT of transformers written plainly, from its own weights, so that what its layers might do otherwise can be timed.
+"""A plain reimplementation of transformers' ViT with the same weights, to time variants of its layers.
 
-A layer is compiled once for all of them: seconds, where the whole model takes half a minute.
+One layer is compiled for all: that takes seconds, compiling the whole model half a minute.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ _FP8 = torch.float8_e4m3fn
 
 @dataclass(frozen=True)
 class Ways:
-    """`one_qkv`: one product for three. `epilogue`: GELU (tanh's) within the product before it. `last`: the class token
-    alone in the last layer, whose other tokens nothing looks at. `fp8`: products of rows with scales of their own."""
+    """Options. `one_qkv`: one product for queries, keys and values. `epilogue`: tanh-GELU fused into the product before
+    it. `last`: only the class token in the last layer: its other tokens are unused. `fp8`: one scale per row."""
 
     compiled: bool = True
     one_qkv: bool = False
@@ -35,7 +35,7 @@ def _(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # noq
 
 
 class PlainVit:
-    """Pixel values to the logits of a ViTForImageClassification."""
+    """Maps pixel values to the logits of a ViTForImageClassification."""
 
     def __init__(self, model: Any, ways: Ways) -> None:
         self._model, self._how = model, (model.config.num_attention_heads, ways)
@@ -62,7 +62,7 @@ class PlainVit:
 
 
 def _taken(layer: Any, after: Any, ways: Ways) -> dict[str, Any]:
-    """Its weights; `after` is the norm that follows it."""
+    """Return the weights of a layer; `after` is the norm that follows it."""
 
     def held(w: torch.Tensor, b: torch.Tensor) -> tuple[Any, torch.Tensor]:
         if not ways.fp8:
@@ -85,7 +85,7 @@ def _taken(layer: Any, after: Any, ways: Ways) -> dict[str, Any]:
 def _layer(
     x: torch.Tensor, h: torch.Tensor, p: dict[str, Any], heads: int, ways: Ways
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual stream and its norm in, those of the next layer out: [n, tokens, width] each."""
+    """Map the residual stream and its norm to those of the next layer, each [n, tokens, width]."""
     n, s, d = x.shape
     flat = h.reshape(n * s, d)
     if len(p["qkv"]) == 1:

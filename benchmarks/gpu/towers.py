@@ -1,4 +1,4 @@
-"""Each tower alone: nothing is awaited, pixels are there."""
+"""Speed of each tower, without synchronisation, on pixels that are already on the device."""
 
 import time
 from typing import Any
@@ -10,15 +10,15 @@ from benchmarks.gpu import clock
 from benchmarks.gpu.batches import padded
 from benchmarks.gpu.bench import Bench
 
-GFLOP = 382.1  # an image of ViT-L/16 at 384 pixels
+GFLOP = 382.1  # per image, ViT-L/16 at 384 pixels
 
 
 def towers(bench: Bench) -> None:
     labeller, embedder = bench.models(bench.eager)
     vit, align = bench.resident()
     for name, call in (
-        ("ViT", lambda: labeller._top(vit)),
-        ("ALIGN's image tower", lambda: embedder._of_images(align)),
+        ("ViT", lambda: labeller._top_classes(vit)),
+        ("ALIGN's image tower", lambda: embedder._image_columns(align)),
     ):
         took = clock.ms(call)
         flop = f"{bench.batch * GFLOP / took:.0f} TFLOP/s; " if name == "ViT" and bench.size == "full" else ""
@@ -35,16 +35,18 @@ def text(bench: Bench) -> None:
     groups = f"{len(prepared.groups.tokens)} groups"
 
     def grouped() -> None:
-        embedder._encoded(prepared.groups)
+        embedder._encode(prepared.groups)
         clock.wait()
 
     bench.say("texts in groups, from the host", clock.host_ms(grouped), "ms a batch", groups)
     ids, mask = padded(embedder, texts)
-    bench.say("texts in one padded call, eager", clock.ms(lambda: embedder._towers.texts(ids, mask)), "ms a batch")
-    ours = embedder._towers.texts(ids, mask)[0][: len(prepared.groups.places)]
-    off = float((1 - (embedder._encoded(prepared.groups)[0] * ours).sum(1)).max())
+    bench.say(
+        "texts in one padded call, eager", clock.ms(lambda: embedder._towers.encode_texts(ids, mask)), "ms a batch"
+    )
+    ours = embedder._towers.encode_texts(ids, mask)[0][: len(prepared.groups.inverse)]
+    off = float((1 - (embedder._encode(prepared.groups)[0] * ours).sum(1)).max())
     bench.say("1 - cosine of the two, at most", f"{off:.1e}")
-    call: Any = torch.compile(embedder._towers.texts, dynamic=False)
+    call: Any = torch.compile(embedder._towers.encode_texts, dynamic=False)
     since = time.perf_counter()
     call(ids, mask)
     clock.wait()

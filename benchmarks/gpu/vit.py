@@ -1,4 +1,4 @@
-"""What ViT's layers might do otherwise, and what each way costs in fidelity: logits beside those in float32."""
+"""Variants of ViT's layers: the speed of each, and the distance of its logits from float32."""
 
 import copy
 import time
@@ -13,7 +13,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.plain_vit import PlainVit, Ways
 from benchmarks.gpu.towers import GFLOP
 from jobs.models import loading
-from jobs.models.weights import folder_of
+from jobs.models.weights import local_folder
 
 _COMPARED = 16  # images
 _ALL = Ways(one_qkv=True, epilogue=True, last=True)
@@ -31,7 +31,7 @@ def vit(bench: Bench) -> None:
     labeller, _ = bench.models(bench.eager)
     spec = next(spec for spec in bench.specs if spec.kind == "vit")
     auto = loading.transformers().AutoModelForImageClassification
-    exact = loading.model(auto, folder_of(spec.kind, spec.weights), "vit").to(bench.device)
+    exact = loading.load_model(auto, local_folder(spec.kind, spec.weights), "vit").to(bench.device)
     models = {torch.bfloat16: copy.deepcopy(exact).bfloat16(), torch.float16: copy.deepcopy(exact).half()}
     pixels = bench.resident()[0]
     torch.backends.cudnn.allow_tf32 = False
@@ -46,7 +46,10 @@ def vit(bench: Bench) -> None:
                 torch.compiler.reset()
                 try:
                     _show(bench, f"{way}, {name}", PlainVit(model, ways), values, wanted)
-                except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as exc:  # fp8 by rows: from Hopper on
+                except (
+                    RuntimeError,
+                    torch._dynamo.exc.TorchDynamoException,
+                ) as exc:  # fp8 with a scale per row needs Hopper
                     bench.say(f"ViT, {way}, {name}", str(exc).splitlines()[0])
 
 

@@ -19,7 +19,7 @@ from docs.generate.imports import ROOT
 from jobs import cli, log, schema
 from jobs.config import JobConfig
 from jobs.driver import prometheus
-from jobs.errors import TRANSIENT, Reason
+from jobs.errors import TRANSIENT_REASONS, Reason
 from jobs.recipe import recipe_template
 
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
@@ -170,7 +170,7 @@ def _plain(kind: pa.DataType) -> str:
 def reasons() -> str:
     """The closed list of reject reasons; the comment beside each in the code says what it means."""
     meaning = dict(re.findall(r'^    \w+ = "(\w+)"  # (.*)$', inspect.getsource(Reason), re.MULTILINE))
-    again = {reason.value for reason in TRANSIENT}
+    again = {reason.value for reason in TRANSIENT_REASONS}
     return table(
         ["reason", "meaning", "`retry`"],
         ([f"`{each}`", meaning[each], "by default" if each in again else ""] for each in Reason),

@@ -1,4 +1,4 @@
-"""Whether a job can run, before it does: each thing it needs, looked at once, with what to do where it is missing."""
+"""Check that a job can run: source, output, clocks, models, resources and machines, with a fix for each problem."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from cluster.nodes import Node
 from cluster.survey import Machine, survey
 from jobs import PACKAGES
 from jobs.config import JobConfig
-from jobs.driver.resources import NotYet, decide
+from jobs.driver.resources import InsufficientResources, choose_resources
 from jobs.errors import JobError
 from jobs.models.describe import describe_models
 from jobs.output.identity import check_output
@@ -21,27 +21,27 @@ from jobs.sources.discover import discover
 from jobs.storage import Storage
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "coyo-jobs")
-_SKEW = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
+_MAX_SKEW = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the job needs: what was seen, or what is wrong and what to do."""
+    """The result of one check. `hint` says how to fix a problem."""
 
-    what: str
+    subject: str
     ok: bool
-    said: str
+    message: str
     hint: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{'ok  ' if self.ok else 'FAIL'}  {self.what:<10}{self.said}"]
+        lines = [f"{'ok  ' if self.ok else 'FAIL'}  {self.subject:<10}{self.message}"]
         return "\n".join([*lines, *([f"                -> {self.hint}"] if self.hint else [])])
 
 
 def examine(config: JobConfig) -> Iterator[Finding]:
-    """Source, output, models and the Ray it would run on, one after the other; one that fails stops no other."""
+    """Check source, output, models and the Ray to run on. Continue after a failed check."""
     storage = Storage(config.storage)
-    yield _try("source", lambda: discover(storage, config.source).said)
+    yield _try("source", lambda: discover(storage, config.source).description)
     yield _try("output", lambda: _writable(storage, config))
     for path in [path for path in (config.output.path, *config.source.paths) if path.startswith("s3://")][:1]:
         yield _try("clock", partial(_store_clock, storage, path))
@@ -57,21 +57,21 @@ def examine(config: JobConfig) -> Iterator[Finding]:
         yield Finding("ray", False, f"cannot be reached: {exc}", "check RAY_ADDRESS, or unset it to run here")
 
 
-def _try(what: str, look: Callable[[], str]) -> Finding:
+def _try(subject: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, look())
+        return Finding(subject, True, check())
     except JobError as exc:
-        return Finding(what, False, exc.message, exc.hint)
+        return Finding(subject, False, exc.message, exc.hint)
 
 
 def _resources(config: JobConfig, nodes: list[Node], grows: bool) -> str:
-    """On a cluster, what is not there may still come."""
+    """Describe the resources. On a cluster that may grow, missing resources are not a failure."""
     try:
-        return str(decide(config.compute, config.output, nodes, grows=grows))
-    except NotYet as exc:
+        return str(choose_resources(config.compute, config.output, nodes, grows=grows))
+    except InsufficientResources as exc:
         if not grows:
             raise
-        return f"{exc.message}; a run waits {config.compute.wait_seconds:,.0f} s for it (compute.wait_seconds)"
+        return f"{exc.message}; a run waits up to {config.compute.wait_seconds:,.0f} s (compute.wait_seconds)"
 
 
 def _models(storage: Storage, config: JobConfig) -> str:
@@ -82,38 +82,43 @@ def _models(storage: Storage, config: JobConfig) -> str:
 
 def _writable(storage: Storage, config: JobConfig) -> str:
     check_output(storage, config)
-    return f"{config.output.path} can be written"
+    return f"{config.output.path} is writable"
 
 
 def _store_clock(storage: Storage, path: str) -> str:
-    skew = time.time() - parsedate_to_datetime(storage.date_of(path)).timestamp()
-    if abs(skew) > _SKEW:
-        raise JobError(f"this machine's clock is {skew:+.0f} s from the store's", "set it, for example with chrony")
+    skew = time.time() - parsedate_to_datetime(storage.server_date(path)).timestamp()
+    if abs(skew) > _MAX_SKEW:
+        raise JobError(
+            f"this machine's clock is {skew:+.0f} s from the store's", "synchronise it, for example with chrony"
+        )
     return f"{abs(skew):.0f} s from the store's"
 
 
 def _machines(machines: list[Machine]) -> Iterator[Finding]:
-    """Versions must be one on all of them: what the driver sends is unpickled there."""
+    """Compare each machine with the driver's. Versions must be equal: workers unpickle what the driver sends."""
     first = machines[0]
     for machine in machines:
         has = ", ".join(f"{amount:g} {name}" for name, amount in machine.resources.items() if name in ("CPU", "GPU"))
         if machine.error:
             yield Finding(
-                "machine", False, f"{machine.address}: {machine.error}", "is it overloaded, or another Python?"
+                "machine",
+                False,
+                f"{machine.address}: {machine.error}",
+                "is it overloaded, or does it run another Python?",
             )
             continue
-        wrong = [
+        problems = [
             f"{name} is {version} there and {first.versions[name]} here"
             for name, version in machine.versions.items()
             if version != first.versions[name]
         ]
-        if abs(machine.skew) > _SKEW:
-            wrong.append(f"its clock is {machine.skew:+.0f} s off")
+        if abs(machine.skew) > _MAX_SKEW:
+            problems.append(f"its clock is {machine.skew:+.0f} s off")
         if machine.resources.get("GPU", 0) and not machine.gpus:
-            wrong.append("Ray was told of GPUs, and nvidia-smi shows none")
+            problems.append("Ray has GPUs here, but nvidia-smi shows none")
         if machine.gpus and not machine.resources.get("GPU"):
-            wrong.append(f"has {len(machine.gpus)} GPUs that Ray was not told of")
-        said = f"{machine.address}: {has or 'no CPU for work'}" + (f", {machine.gpus[0]}" if machine.gpus else "")
-        hint = "the same image, or the same environment, on every machine" if wrong else ""
-        yield Finding("machine", not wrong, f"{said}{'; ' if wrong else ''}{'; '.join(wrong)}", hint)
+            problems.append(f"has {len(machine.gpus)} GPUs that Ray does not use")
+        summary = f"{machine.address}: {has or 'no CPU for work'}" + (f", {machine.gpus[0]}" if machine.gpus else "")
+        hint = "use the same image or environment on every machine, and start Ray with its GPUs" if problems else ""
+        yield Finding("machine", not problems, "; ".join([summary, *problems]), hint)
     yield Finding("versions", True, ", ".join(f"{name} {version}" for name, version in first.versions.items()))

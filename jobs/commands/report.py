@@ -1,4 +1,4 @@
-"""A contact sheet of a finished output: pictures with their top labels and the texts that match them best."""
+"""Draw a contact sheet of an output: images with their top labels and best-matching texts."""
 
 import json
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from jobs.sources.discover import discover
 from jobs.sources.lookup import Address, read_rows
 from jobs.storage import Storage
 
-_LONGEST = 300  # letters of a text that two lines could ever show
-CANDIDATES = 2000  # rows whose texts compete, from the first shards: the sheet never reads a whole corpus
+_MAX_LETTERS = 300  # of a text; two lines show fewer
+CANDIDATES = 2000  # first rows of the output, whose texts are matched: the sheet never reads a whole corpus
 _COLUMNS, _TILE, _PICTURE, _MARGIN, _BAR = 4, 300, 200, 12, 18
-_INK, _SOFT, _MARK, _PAPER = (28, 30, 34), (120, 124, 130), (24, 128, 70), (250, 250, 248)
-_LABEL, _OWN = (226, 232, 240), (250, 228, 200)  # the classifier's, and the recipe's own
+_INK, _GREY, _GREEN, _PAPER = (28, 30, 34), (120, 124, 130), (24, 128, 70), (250, 250, 248)
+_LABEL_FILL, _ZERO_SHOT_FILL = (226, 232, 240), (250, 228, 200)
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """One row of the sheet: what the job said about a picture."""
+class Tile:
+    """One image of the sheet with its results. Labels and texts come with their probability or cosine."""
 
     image: Image.Image
     text: str | None
@@ -38,24 +38,24 @@ class Pictured:
     matches: list[tuple[str, float]]
 
 
-def contact_sheet(output: str, to: str, count: int) -> str:
-    """Write the sheet as a PNG and return its path. Raises OutputError when there is nothing to show."""
-    pictured = sample(output, count)
-    if not pictured:
+def write_contact_sheet(output: str, to: str, count: int) -> str:
+    """Draw `count` rows of an output into the image file `to`. Return `to`. Raises OutputError if there are no rows."""
+    tiles = sample(output, count)
+    if not tiles:
         raise OutputError(
-            f"{output}: no rows with a picture", "run the job first; pictures are read from its source again"
+            f"{output}: no rows with an image", "run the job first; images are read from its source again"
         )
     try:
-        _draw(pictured).save(to)
+        _draw(tiles).save(to)
     except (OSError, ValueError) as exc:
         raise OutputError(
-            f"{to}: cannot be written as a picture: {exc}", "name a .png in a folder that is there"
+            f"{to}: cannot be written as an image: {exc}", "give a .png file in an existing folder"
         ) from exc
     return to
 
 
-def sample(output: str, count: int) -> list[Pictured]:
-    """`count` rows spread over the first CANDIDATES rows of the output, with their pictures from the source."""
+def sample(output: str, count: int) -> list[Tile]:
+    """Return `count` rows spread over the first CANDIDATES rows of the output, with their images from the source."""
     storage, config = load_job(output)
     results = _results(storage, config.output.path)
     if results.num_rows == 0:
@@ -65,20 +65,20 @@ def sample(output: str, count: int) -> list[Pictured]:
         storage, discover(storage, config.source), [_address(row) for row in candidates], config.fetch,
         [_address(row) for row in _spread(candidates, count)],
     )  # fmt: skip
-    matches = _Matches([(texts.get(_address(row)), row.get(schema.TEXT_EMBEDDING)) for row in candidates])
+    matches = _TextIndex([(texts.get(_address(row)), row.get(schema.TEXT_EMBEDDING)) for row in candidates])
     zero_shot = config.models.align.zero_shot if config.models.align else None
     names, own_names = _label_names(results), zero_shot.labels if zero_shot else ()
-    pictured = []
+    tiles = []
     for row in (row for row in candidates if _address(row) in images):
         address = _address(row)
         try:
             image = decode(images[address], config.decode).image
         except Reject:
-            continue  # a url that leads to something else today
+            continue  # the url now serves something else
         labels = _named(row, schema.LABELS, schema.LABEL_PROBS, names)
         own = _named(row, schema.ZERO_SHOT_LABELS, schema.ZERO_SHOT_PROBS, own_names)
-        pictured.append(Pictured(image, texts[address], labels, own, matches.best(row.get(schema.IMAGE_EMBEDDING))))
-    return pictured
+        tiles.append(Tile(image, texts[address], labels, own, matches.best(row.get(schema.IMAGE_EMBEDDING))))
+    return tiles
 
 
 def _address(row: dict[str, Any]) -> Address:
@@ -86,13 +86,13 @@ def _address(row: dict[str, Any]) -> Address:
 
 
 def _named(row: dict[str, Any], labels: str, probs: str, names: Sequence[str]) -> list[tuple[str, float]]:
-    """The first three."""
+    """Return the first three labels, by name, with their probabilities."""
     pairs = zip(row.get(labels) or [], row.get(probs) or [], strict=True)
     return [(names[i], prob) for i, prob in pairs][:3]
 
 
-class _Matches:
-    """The distinct texts of the candidates, nearest first."""
+class _TextIndex:
+    """Finds the nearest of the candidates' distinct texts."""
 
     def __init__(self, embedded: Sequence[tuple[str | None, Any]]) -> None:
         distinct = {text: vector for text, vector in embedded if text and vector is not None}
@@ -100,6 +100,7 @@ class _Matches:
         self._vectors = np.array(list(distinct.values()), np.float32)
 
     def best(self, image: Any, count: int = 3) -> list[tuple[str, float]]:
+        """Return the nearest texts to an image embedding, with their cosines."""
         if image is None or not self._texts:
             return []
         cosine = self._vectors @ np.asarray(image, np.float32)
@@ -124,32 +125,32 @@ def _spread(rows: list[Any], count: int) -> list[Any]:
     return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)))]
 
 
-def _draw(pictured: Sequence[Pictured]) -> Image.Image:
-    lines = -(-len(pictured) // _COLUMNS)
-    height = _PICTURE + 190 + _BAR * max(len(row.zero_shot) for row in pictured)
+def _draw(tiles: Sequence[Tile]) -> Image.Image:
+    lines = -(-len(tiles) // _COLUMNS)
+    height = _PICTURE + 190 + _BAR * max(len(tile.zero_shot) for tile in tiles)
     sheet = Image.new("RGB", (_COLUMNS * _TILE + _MARGIN, lines * height + _MARGIN), _PAPER)
-    for index, row in enumerate(pictured):
-        _tile(sheet, (index % _COLUMNS * _TILE + _MARGIN, index // _COLUMNS * height + _MARGIN), row)
+    for index, tile in enumerate(tiles):
+        _draw_tile(sheet, (index % _COLUMNS * _TILE + _MARGIN, index // _COLUMNS * height + _MARGIN), tile)
     return sheet
 
 
-def _tile(sheet: Image.Image, at: tuple[int, int], row: Pictured) -> None:
+def _draw_tile(sheet: Image.Image, at: tuple[int, int], tile: Tile) -> None:
     x, y = at
     width = _TILE - _MARGIN
-    picture = row.image.copy()
+    picture = tile.image.copy()
     picture.thumbnail((width, _PICTURE))
     sheet.paste(picture, (x + (width - picture.width) // 2, y + (_PICTURE - picture.height) // 2))
     pen, y = ImageDraw.Draw(sheet), y + _PICTURE + 6
-    for bars, fill in ((row.labels, _LABEL), (row.zero_shot, _OWN)):
+    for bars, fill in ((tile.labels, _LABEL_FILL), (tile.zero_shot, _ZERO_SHOT_FILL)):
         for name, prob in bars:
             pen.rectangle((x, y + 2, x + round(prob * width), y + _BAR - 1), fill=fill)
             pen.text((x + 4, y + 2), _fit(pen, f"{prob:.2f}  {name}", width - 8, 13), _INK, _font(13))
             y += _BAR
     y += 4
-    for text, cosine in row.matches:
-        ink = _MARK if text == row.text else _SOFT
+    for text, cosine in tile.matches:
+        ink = _GREEN if text == tile.text else _GREY
         pen.text((x + 4, y), f"{cosine:+.2f}", ink, _font(11))
-        for part in _wrap(pen, text[:_LONGEST], width - 50, 11)[:2]:
+        for part in _wrap(pen, text[:_MAX_LETTERS], width - 50, 11)[:2]:
             pen.text((x + 44, y), part, ink, _font(11))
             y += 14
         y += 3

@@ -1,6 +1,6 @@
-"""Prove a finished output: from the footers in seconds, from every value with `deep`, and against the reference.
+"""Check a finished output: its footers, with `deep` every value, with `sample` some rows against plain transformers.
 
-Nothing here trusts the run that wrote the output: shards are listed again, and a sample can be computed again in
+Nothing here trusts the run that wrote the output: shards are listed again, and sampled rows are computed again in
 float32 with transformers' own processors.
 """
 
@@ -20,18 +20,18 @@ from jobs.errors import Reason, Stage
 from jobs.output import identity, images, ledger
 from jobs.output.identity import load_job
 from jobs.output.layout import FOLDERS, IMAGES, REJECTS, ROWS, SUCCESS
-from jobs.output.ledger import Ledger, Object
+from jobs.output.ledger import Ledger, OutputObject
 from jobs.row_ranges import Coverage, coverage_by_shard
 from jobs.sources.discover import discover
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
 
-_UNIT = 2e-3  # how far a float16 vector's norm may be from 1
+_NORM_ERROR = 2e-3  # allowed error of a unit vector's norm in float16
 
 
 @dataclass(frozen=True)
 class Check:
-    """One claim about the output, over `count` things, and what contradicts it."""
+    """A claim about the output, checked on `count` items, and the problems found."""
 
     claim: str
     count: int
@@ -43,29 +43,30 @@ class Check:
 
 
 def verify(output: str, *, deep: bool = False, sample: int = 0) -> list[Check]:
-    """Every check, in the order of its cost. Raises OutputError when this is no output at all."""
+    """Run the checks, cheapest first. Raises OutputError if `output` is not the output of a job."""
     storage, config = load_job(output)
-    books = ledger.read(storage, config.output.path)
-    checks = [*_footers(storage, config, books)]
+    committed = ledger.read(storage, config.output.path)
+    checks = [*_check_footers(storage, config, committed)]
     if deep:
-        checks += _values(storage, books)
+        checks += _check_values(storage, committed)
     if sample:
         from jobs.commands.reference import compare
 
         checks.append(
-            _check("a sample equals plain transformers code in float32", *compare(storage, config, books, sample))
+            _check("a sample equals plain transformers code in float32", *compare(storage, config, committed, sample))
         )
     return checks
 
 
 def to_json(checks: Sequence[Check]) -> str:
+    """Return the checks as JSON, with `ok` for all of them."""
     return json.dumps(
         {"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]}, indent=1
     )
 
 
 def show(checks: Sequence[Check]) -> str:
-    """A line for each check, and the first of its problems below it."""
+    """Return one line per check, and below it its first five problems."""
     lines = []
     for check in checks:
         lines.append(f"{'ok  ' if check.ok else 'FAIL'}  {check.count:>9,}  {check.claim}")
@@ -75,48 +76,52 @@ def show(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _footers(storage: Storage, config: JobConfig, books: Ledger) -> Iterable[Check]:
+def _check_footers(storage: Storage, config: JobConfig, committed: Ledger) -> Iterable[Check]:
     shards = [shard.name for shard in discover(storage, config.source).shards]
-    coverage = books.coverage
+    coverage = committed.coverage
     missing = ledger.missing(coverage, shards)
     yield _check("every row of every shard is committed", len(shards), [f"{n}: {why}" for n, why in missing.items()])
     unknown = sorted(set(coverage) - set(shards))
     yield _check("no rows of shards that are not in the source", len(coverage), unknown)
-    yield _check("every row is in one object only", sum(o.count for o in books.objects), _twice(books))
-    wrong = [o.entry.path for o in books.objects if o.count != sum(part.count for part in o.shards.values())]
-    yield _check("each object holds as many rows as its footer says", len(books.objects), wrong)
+    yield _check("every row is in one object only", sum(o.num_rows for o in committed.objects), _duplicates(committed))
+    wrong = [o.entry.path for o in committed.objects if o.num_rows != sum(part.count for part in o.shards.values())]
+    yield _check("each object holds as many rows as its footer says", len(committed.objects), wrong)
     damaged = [f"{name}: {part.damage}" for name, part in coverage.items() if part.damage]
     yield _check("no shard is damaged", len(coverage), damaged)
     expected = identity.fingerprint(config)
-    foreign = [o.entry.path for o in books.objects if o.job != expected]
-    yield _check("every object was written by this job", len(books.objects), foreign)
-    folders = [[o for o in books.objects if o.folder == folder] for folder in FOLDERS]
-    yield _check("one schema in each folder", len(books.objects), [p for f in folders for p in _schemas(storage, f)])
+    foreign = [o.entry.path for o in committed.objects if o.job != expected]
+    yield _check("every object was written by this job", len(committed.objects), foreign)
+    folders = [[o for o in committed.objects if o.folder == folder] for folder in FOLDERS]
+    schemas = [problem for objects in folders for problem in _different_schemas(storage, objects)]
+    yield _check("one schema in each folder", len(committed.objects), schemas)
     if config.output.keep_images != "none":
-        yield _check("each object of rows has its images", books.count(ROWS), _without_images(storage, config, books))
+        images_missing = _missing_images(storage, config, committed)
+        yield _check("each object of rows has its images", committed.count_rows(ROWS), images_missing)
     done = storage.exists(join_path(config.output.path, SUCCESS))
-    yield _check("_SUCCESS is there", 1, [] if done else ["not there: the job is not finished"])
+    yield _check("_SUCCESS is there", 1, [] if done else ["missing: the job is not finished"])
 
 
-def _without_images(storage: Storage, config: JobConfig, books: Ledger) -> list[str]:
+def _missing_images(storage: Storage, config: JobConfig, committed: Ledger) -> list[str]:
     form, problems = config.output.keep_images, []
-    there = {os.path.basename(entry.path): entry for entry in storage.tree(join_path(config.output.path, IMAGES))}
-    for obj in (obj for obj in books.objects if obj.folder == ROWS and obj.count):
-        name = images.name_of(os.path.basename(obj.entry.path), form)
-        if name not in there:
-            problems.append(f"{name} is not there")
-        elif (count := images.count(storage.open(there[name]), form)) != obj.count:
-            problems.append(f"{name} has {count} images for {obj.count} rows")
+    entries = {
+        os.path.basename(entry.path): entry for entry in storage.list_files(join_path(config.output.path, IMAGES))
+    }
+    for obj in (obj for obj in committed.objects if obj.folder == ROWS and obj.num_rows):
+        name = images.object_name(os.path.basename(obj.entry.path), form)
+        if name not in entries:
+            problems.append(f"{name} is missing")
+        elif (count := images.count_images(storage.open(entries[name]), form)) != obj.num_rows:
+            problems.append(f"{name} has {count} images for {obj.num_rows} rows")
     return problems
 
 
-def _twice(books: Ledger) -> list[str]:
-    seen: dict[str, list[tuple[int, int, str]]] = {}
-    for obj in books.objects:
+def _duplicates(committed: Ledger) -> list[str]:
+    ranges: dict[str, list[tuple[int, int, str]]] = {}
+    for obj in committed.objects:
         for name, part in obj.shards.items():
-            seen.setdefault(name, []).extend((start, stop, obj.entry.path) for start, stop in part.ranges)
+            ranges.setdefault(name, []).extend((start, stop, obj.entry.path) for start, stop in part.ranges)
     problems = []
-    for name, spans in seen.items():
+    for name, spans in ranges.items():
         spans.sort()
         for (_, stop, one), (start, _, other) in pairwise(spans):
             if start < stop:
@@ -124,42 +129,43 @@ def _twice(books: Ledger) -> list[str]:
     return problems
 
 
-def _schemas(storage: Storage, objects: Sequence[Object]) -> list[str]:
+def _different_schemas(storage: Storage, objects: Sequence[OutputObject]) -> list[str]:
     if not objects:
-        return ["a folder without objects"]
+        return ["a folder has no objects"]
     schemas = [pq.read_schema(storage.open(obj.entry)).remove_metadata() for obj in objects]
     pairs = zip(objects, schemas, strict=True)
     return [f"{obj.entry.path} differs from {objects[0].entry.path}" for obj, s in pairs if s != schemas[0]]
 
 
-def _values(storage: Storage, books: Ledger) -> list[Check]:
-    """Every value of every object, one object at a time."""
-    found: dict[str, list[str]] = {claim: [] for claim in _CLAIMS}
-    for obj in books.objects:
+def _check_values(storage: Storage, committed: Ledger) -> list[Check]:
+    """Check every value, one object at a time."""
+    problems: dict[str, list[str]] = {claim: [] for claim in _CLAIMS}
+    for obj in committed.objects:
         table = pq.read_table(storage.open(obj.entry))
         for claim, test in _CLAIMS.items():
-            found[claim] += [f"{obj.entry.path}: {problem}" for problem in test(table, obj)]
-    return [_check(claim, sum(obj.count for obj in books.objects), problems) for claim, problems in found.items()]
+            problems[claim] += [f"{obj.entry.path}: {problem}" for problem in test(table, obj)]
+    count = sum(obj.num_rows for obj in committed.objects)
+    return [_check(claim, count, problems[claim]) for claim in _CLAIMS]
 
 
-def _addresses(table: pa.Table, obj: Object) -> list[str]:
+def _addresses(table: pa.Table, obj: OutputObject) -> list[str]:
     shards, rows = table.column(schema.SHARD).to_pylist(), table.column(schema.ROW).to_pylist()
-    said = {name: part for name, part in obj.shards.items() if part.ranges}
-    held = coverage_by_shard(table)
-    strange = [name for name, part in held.items() if name not in said or not _inside(part, said[name])]
-    strange += [name for name, part in said.items() if part.count and name not in held]
+    expected = {name: part for name, part in obj.shards.items() if part.ranges}
+    actual = coverage_by_shard(table)
+    wrong = [name for name, part in actual.items() if name not in expected or not _agree(part, expected[name])]
+    wrong += [name for name, part in expected.items() if part.count and name not in actual]
     twice = len(rows) - len(set(zip(shards, rows, strict=True)))
-    return [f"its rows of {name} are not those in its footer" for name in strange] + (
+    return [f"its rows of {name} are not those in its footer" for name in wrong] + (
         [f"{twice} rows twice"] if twice else []
     )
 
 
-def _inside(held: Coverage, said: Coverage) -> bool:
-    """As many as said, and none elsewhere: all of them, where every row was selected."""
-    return held.count == said.count and (held | said).ranges == said.ranges
+def _agree(actual: Coverage, expected: Coverage) -> bool:
+    """Return whether the counts are equal and all actual rows lie in the expected ranges."""
+    return actual.count == expected.count and (actual | expected).ranges == expected.ranges
 
 
-def _vectors(table: pa.Table, _: Object) -> list[str]:
+def _vectors(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     for name in {schema.IMAGE_EMBEDDING, schema.TEXT_EMBEDDING} & set(table.column_names):
         if name == schema.IMAGE_EMBEDDING and table.column(name).null_count:
@@ -167,12 +173,12 @@ def _vectors(table: pa.Table, _: Object) -> list[str]:
         array = table.column(name).combine_chunks().drop_null()
         flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         norms = np.linalg.norm(flat.reshape(len(array), array.type.list_size), axis=1)
-        if bad := int((~(np.abs(norms - 1) <= _UNIT)).sum()):  # NaN is not within
+        if bad := int((~(np.abs(norms - 1) <= _NORM_ERROR)).sum()):  # also counts NaN
             problems.append(f"{name}: {bad} vectors are not finite and of length 1")
     return problems
 
 
-def _pooled(table: pa.Table, _: Object) -> list[str]:
+def _pooled(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     pairs = {schema.IMAGE_POOLED: schema.IMAGE_EMBEDDING, schema.TEXT_POOLED: schema.TEXT_EMBEDDING}
     for name, embedding in pairs.items():
@@ -185,7 +191,7 @@ def _pooled(table: pa.Table, _: Object) -> list[str]:
     return problems
 
 
-def _labels(table: pa.Table, _: Object) -> list[str]:
+def _labels(table: pa.Table, _: OutputObject) -> list[str]:
     problems = []
     about = json.loads(table.schema.metadata[schema.MODELS.encode()])
     if schema.LABELS in table.column_names:
@@ -200,13 +206,13 @@ def _descending(table: pa.Table, labels: str, probs: str, classes: int) -> list[
     problems = []
     pairs = zip(table.column(labels).to_pylist(), table.column(probs).to_pylist(), strict=True)
     for row, (ids, values) in enumerate(pairs):
-        fine = ids is not None and len(ids) == len(values) and all(0 <= i < classes for i in ids)
-        if not (fine and all(1 >= a >= b >= 0 for a, b in zip([1.0, *values], values, strict=False))):
+        valid = ids is not None and len(ids) == len(values) and all(0 <= i < classes for i in ids)
+        if not (valid and all(1 >= a >= b >= 0 for a, b in zip([1.0, *values], values, strict=False))):
             problems.append(f"row {row}: {labels} {ids}, probabilities {values}")
     return problems
 
 
-def _similarities(table: pa.Table, _: Object) -> list[str]:
+def _similarities(table: pa.Table, _: OutputObject) -> list[str]:
     if schema.SIMILARITY not in table.column_names:
         return []
     values = table.column(schema.SIMILARITY).drop_null().to_numpy()
@@ -215,15 +221,15 @@ def _similarities(table: pa.Table, _: Object) -> list[str]:
     return ([f"{bad} outside -1..1"] if bad else []) + (["nulls do not match the text embeddings'"] if unpaired else [])
 
 
-def _reasons(table: pa.Table, obj: Object) -> list[str]:
+def _reasons(table: pa.Table, obj: OutputObject) -> list[str]:
     if obj.folder != REJECTS:
         return []
     known: dict[str, set[str]] = {schema.REJECT_REASON: set(Reason), schema.REJECT_STAGE: set(Stage)}
     values = {name: set(table.column(name).to_pylist()) - allowed for name, allowed in known.items()}
-    return [f"{name} {sorted(map(str, odd))} is not known" for name, odd in values.items() if odd]
+    return [f"{name} {sorted(map(str, unknown))} is not known" for name, unknown in values.items() if unknown]
 
 
-_CLAIMS: dict[str, Callable[[pa.Table, Object], list[str]]] = {
+_CLAIMS: dict[str, Callable[[pa.Table, OutputObject], list[str]]] = {
     "the rows in each object are those in its footer": _addresses,
     "embeddings are finite and of length 1": _vectors,
     "pooled outputs are finite, null only without text": _pooled,

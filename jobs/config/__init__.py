@@ -1,6 +1,6 @@
-"""The recipe's typed tree: every key, its default, its unit, and its allowed values. Frozen; unknown keys are errors.
+"""The typed form of a recipe: every key with its default, unit and allowed values. Frozen; unknown keys are errors.
 
-`jobs.recipe` reads it from a file. No secret lives here: credentials come from the usual AWS_* variables and profiles.
+`jobs.recipe` reads it from a file. A recipe holds no secrets: credentials come from the AWS_* variables and profiles.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ __all__ = [
     "ZeroShotConfig",
 ]
 
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast: labels may be tens of thousands
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster; recipes may have 10,000s of labels
 
 
 class JobConfig(Section):
-    """One job."""
+    """A complete recipe: one section per field."""
 
     source: SourceConfig
     fetch: FetchConfig = FetchConfig()
@@ -50,8 +50,8 @@ class JobConfig(Section):
     storage: StorageConfig = StorageConfig()
 
     @classmethod
-    def of(cls, tree: Mapping[str, Any]) -> Self:
-        """Validate a mapping. Raises ConfigError, which lists every mistake."""
+    def from_dict(cls, tree: Mapping[str, Any]) -> Self:
+        """Validate a parsed recipe. Raises ConfigError that lists every mistake."""
         try:
             return cls.model_validate(tree)
         except ValidationError as exc:

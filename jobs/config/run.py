@@ -1,4 +1,4 @@
-"""Where results go, what to run on, and what to put up with."""
+"""The output, compute, storage and limits sections of a recipe."""
 
 import re
 from collections.abc import Mapping
@@ -7,17 +7,19 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from jobs.config.section import Auto, Number, Section, positive_or_auto, seconds
+from jobs.config.section import Auto, Number, Section, positive_or_auto, seconds_field
 
 
 class OutputConfig(Section):
-    """Where results go."""
+    """Where to write the results."""
 
-    path: str = Field(min_length=1, description="a folder, local or s3://, that this job owns")
-    embedding_dtype: Literal["float16", "float32"] = Field("float16", description="float16 costs 3e-8 of cosine")
-    rows_per_file: int | Auto = Field("auto", description="rows per Parquet object; auto: 8192 with GPUs, 1024 without")
+    path: str = Field(min_length=1, description="output folder of this job only, local or s3://")
+    embedding_dtype: Literal["float16", "float32"] = Field(
+        "float16", description="dtype of stored embeddings; float16 costs 3e-8 in cosine similarity"
+    )
+    rows_per_file: int | Auto = Field("auto", description="rows per Parquet file; auto: 8192 with GPUs, 1024 without")
     keep_images: Literal["none", "parquet", "webdataset"] = Field(
-        "none", description="also write the images of good rows, as they came: shards in images/, one for each in rows/"
+        "none", description="also store the encoded images of rows with results: one file in images/ per file in rows/"
     )
 
     @field_validator("rows_per_file", mode="before")
@@ -27,10 +29,10 @@ class OutputConfig(Section):
 
 
 class PoolConfig(Section):
-    """A pool of GPUs that grows while the run goes on, as the cluster gets them."""
+    """A range of GPUs: the run starts with `min` and grows up to `max` while the cluster adds GPUs."""
 
-    min: int = Field(1, gt=0, description="GPUs that must be there before the run starts")
-    max: int = Field(gt=0, description="GPUs to use, at most")
+    min: int = Field(1, gt=0, description="GPUs required before the run starts")
+    max: int = Field(gt=0, description="maximum number of GPUs")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -39,39 +41,44 @@ class PoolConfig(Section):
         return self
 
 
-def _selector(value: Any) -> Any:
-    """Raises ValueError for what Ray does not take as a label selector."""
-    for name, wanted in value.items() if isinstance(value, dict) else ():
-        if not isinstance(wanted, str) or not re.fullmatch(_WANTED, wanted):
-            raise ValueError(f"has {name}: {wanted!r}; it must be a label's value, !value, in(a, b) or !in(a, b)")
+def _check_selector(value: Any) -> Any:
+    """Raises ValueError for a label selector that Ray would refuse."""
+    for name, condition in value.items() if isinstance(value, dict) else ():
+        if not isinstance(condition, str) or not re.fullmatch(_LABEL_CONDITION, condition):
+            raise ValueError(f"has {name}: {condition!r}; it must be a label's value, !value, in(a, b) or !in(a, b)")
     return value
 
 
-_WORD = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_WANTED = rf"!?{_WORD}|!?in\({_WORD}(, ?{_WORD})*\)"
-Selector = Annotated[Mapping[str, str], BeforeValidator(_selector)]
+_LABEL_VALUE = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL_CONDITION = rf"!?{_LABEL_VALUE}|!?in\({_LABEL_VALUE}(, ?{_LABEL_VALUE})*\)"
+LabelSelector = Annotated[Mapping[str, str], BeforeValidator(_check_selector)]
 
 
 class ComputeConfig(Section):
-    """What to run on. auto is decided once, from what Ray says the cluster has, and printed."""
+    """Resources. Each auto is resolved once, from the resources that Ray reports, and printed."""
 
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda where the cluster has GPUs")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda if the cluster has GPUs, else cpu")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on CPU; float16 on GPUs, and bfloat16 for vit where they have it"
+        "auto", description="auto: float32 on CPU; float16 on GPU, bfloat16 for vit if the GPU supports it"
     )
-    canvas: Literal["exact", "fast"] = Field("fast", description="exact: Pillow's pixels; fast: torch's, a level off")
+    canvas: Literal["exact", "fast"] = Field(
+        "fast", description="how to resize images. exact: with Pillow; fast: with torch, some values differ by 1 of 255"
+    )
     batch_size: int | Auto = Field(
-        "auto", description="images per model call; auto: 128 on GPUs, 32 on CPU, in the parts that are fastest there"
+        "auto",
+        description="images per model call, run in the fastest micro-batches; auto: 128 on GPU, 32 on CPU",
     )
-    compile: bool = Field(False, description="true compiles the models' image parts for batch_size: minutes per actor")
+    compile: bool = Field(False, description="compile the image models for batch_size; takes minutes per actor")
     gpus: int | Auto | PoolConfig = Field(
-        "auto", description="GPUs to use, one annotate actor each; auto: all; {min: 1, max: 8}: more as they come"
+        "auto", description="GPUs to use, one annotate actor each; auto: all; {min: 1, max: 8}: start with 1, grow to 8"
     )
-    decode_cpus: int | Auto = Field("auto", description="CPU cores that read and decode; auto: all that are left")
-    annotate_on: Selector = Field({}, description="labels of the nodes that annotate: {ray.io/accelerator-type: H100}")
-    decode_on: Selector = Field({}, description="labels of the nodes that read and decode")
+    decode_cpus: int | Auto = Field("auto", description="CPU cores for reading and decoding; auto: all remaining cores")
+    annotate_on: LabelSelector = Field(
+        {}, description="annotate only on nodes with these Ray labels: {ray.io/accelerator-type: H100}"
+    )
+    decode_on: LabelSelector = Field({}, description="read and decode only on nodes with these Ray labels")
     wait_seconds: Number = Field(
-        1800.0, ge=0.0, description="on a cluster, patience with GPUs and cores that are still coming"
+        1800.0, ge=0.0, description="on a cluster: how long to wait for missing GPUs and cores, seconds"
     )
 
     @field_validator("batch_size", "decode_cpus", mode="before")
@@ -81,7 +88,7 @@ class ComputeConfig(Section):
 
     @field_validator("gpus", mode="before")
     @classmethod
-    def _pool(cls, value: Any) -> Any:
+    def _parse_gpus(cls, value: Any) -> Any:
         if isinstance(value, PoolConfig):
             return value
         if not isinstance(value, dict):
@@ -89,39 +96,44 @@ class ComputeConfig(Section):
         try:
             return PoolConfig.model_validate(value)
         except ValidationError as exc:
-            wrong = exc.errors()[0]
-            where = "".join(f"{name}: " for name in wrong["loc"])
-            raise ValueError(f"is {value}; it must be like {{min: 1, max: 8}}: {where}{wrong['msg']}") from None
+            first = exc.errors()[0]
+            location = "".join(f"{name}: " for name in first["loc"])
+            raise ValueError(f"is {value}; it must be like {{min: 1, max: 8}}: {location}{first['msg']}") from None
 
 
 class StorageConfig(Section):
-    """How to reach s3:// paths; what is null comes from the usual AWS_* variables and profiles."""
+    """Access to s3:// paths. For null, the AWS_* variables and profiles decide."""
 
-    endpoint_url: str | None = Field(None, description="for S3-compatible stores, such as http://minio:9000")
-    region: str | None = Field(None, description="such as us-east-1")
-    anonymous: bool = Field(False, description="true reads public buckets without credentials")
+    endpoint_url: str | None = Field(
+        None, description="endpoint of an S3-compatible store, for example http://minio:9000"
+    )
+    region: str | None = Field(None, description="for example us-east-1")
+    anonymous: bool = Field(False, description="read public buckets without credentials")
 
     @field_validator("endpoint_url")
     @classmethod
-    def _plain(cls, value: str | None) -> str | None:
+    def _check_endpoint(cls, value: str | None) -> str | None:
         if value is not None:
             url = urlsplit(value)
             if url.scheme not in ("http", "https") or not url.hostname:
                 raise ValueError("is not an http:// or https:// url")
             if url.username or url.password:
-                raise ValueError("carries credentials; put them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+                raise ValueError("contains credentials; put them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         return value
 
 
 class LimitsConfig(Section):
-    """What a run puts up with before it stops."""
+    """When to stop the run, and when to reject a slow image."""
 
     max_reject_fraction: Number = Field(
-        0.9, gt=0.0, le=1.0, description="stop when more of the rows are rejects; 1.0 never stops"
+        0.9, gt=0.0, le=1.0, description="stop when a larger fraction of rows is rejected; 1.0: never stop"
     )
-    after_rows: int = Field(1000, gt=0, description="rows to look at before max_reject_fraction counts")
+    after_rows: int = Field(1000, gt=0, description="rows to process before max_reject_fraction applies")
     unreadable_shards: Literal["stop", "set_aside"] = Field(
-        "stop", description="a shard that storage will not give: stop the run, or go on and leave it for the next run"
+        "stop",
+        description="when storage cannot deliver a shard: stop the run, or leave the shard for the next run",
     )
-    stalled_seconds: Number = seconds(1800.0, "longer without a row that is read, decoded or annotated stops the run")
-    decode_seconds: Number = seconds(60.0, "longer decoding makes an image a reject, seconds")
+    stalled_seconds: Number = seconds_field(
+        1800.0, "stop when no row is read, decoded or annotated for this long, seconds"
+    )
+    decode_seconds: Number = seconds_field(60.0, "reject an image that takes longer to decode, seconds")

@@ -1,4 +1,4 @@
-"""What every section of a recipe is built from."""
+"""The base class and the field types that all sections of a recipe share."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,16 +8,18 @@ Auto = Literal["auto"]
 
 
 class Section(BaseModel):
+    """A frozen mapping of known keys; types are not coerced."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def as_tuple(value: Any) -> Any:
-    """YAML has lists."""
+    """Convert a YAML list; return any other value as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def as_number(value: Any) -> Any:
-    """YAML reads 1e-3, which has no point, as text; what is no number is for pydantic to say."""
+    """Convert text such as 1e-3, which YAML does not read as a number; leave other errors to pydantic."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -28,12 +30,13 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Number = Annotated[float, BeforeValidator(as_number)]
 
 
-def seconds(default: float, description: str) -> Any:
+def seconds_field(default: float, description: str) -> Any:
+    """A field for a positive, finite number of seconds."""
     return Field(default, gt=0.0, allow_inf_nan=False, description=description)
 
 
 def positive_or_auto(value: Any) -> Any:
-    """Before pydantic looks at it: its own errors name each alternative. Raises ValueError."""
+    """Return a positive integer or "auto", else raise ValueError: pydantic would report one error per alternative."""
     if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ValueError(f"is {value!r}; it must be a whole number of at least 1, or auto")
     return value

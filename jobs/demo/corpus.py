@@ -1,6 +1,6 @@
-"""Packs held-out scenes into COYO-like shards: Parquet with COYO's columns, and tars as img2dataset writes them.
+"""Write held-out scenes as COYO-like shards: Parquet with COYO's columns, and tars in img2dataset's layout.
 
-Some rows are broken on purpose (an error page, a cut file, nothing at all), as in every real download.
+Some images are broken on purpose (an error page, a truncated file, a missing file), as in every real download.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>go
 
 @dataclass(frozen=True)
 class Row:
-    """One image-text pair; `image` is None where the download failed, `label` is what the picture shows."""
+    """One image-text pair. `image` is None for a failed download; `label` is the true class."""
 
     id: int
     key: str
@@ -36,20 +36,19 @@ class Row:
 
 
 def rows(shard: int, count: int, first_seed: int = scenes.HELD_OUT) -> Iterator[Row]:
-    """The rows of one shard; the same arguments give the same bytes."""
+    """Yield the `count` rows of one shard. The same arguments yield the same bytes."""
     for index in range(count):
         seed = first_seed + shard * count + index
         scene = scenes.scene(seed)
-        r = random.Random(f"row {seed}")
-        extension, encoded = _encode(scene, r)
+        rng = random.Random(f"row {seed}")
+        extension, encoded = _encode(scene, rng)
         image: bytes | None = encoded
-        if r.random() < BROKEN_FRACTION:
-            image = r.choice([_HTML, encoded[: len(encoded) // 3], None])
+        if rng.random() < BROKEN_FRACTION:
+            image = rng.choice([_HTML, encoded[: len(encoded) // 3], None])
         key = f"{shard:05d}{index:04d}"
+        spark_partition = rng.randrange(1024)  # COYO's ids have the form of Spark's: partition << 33 | row
         yield Row(
-            id=(r.randrange(1024) << 33)
-            + shard * count
-            + index,  # COYO's form: partition and row of an earlier Spark job
+            id=(spark_partition << 33) + shard * count + index,
             key=key,
             url=f"https://example.org/scenes/{key}.{extension}",
             text=scene.caption,
@@ -61,14 +60,11 @@ def rows(shard: int, count: int, first_seed: int = scenes.HELD_OUT) -> Iterator[
 
 
 def write_parquet(folder: Path, shards: int, count: int) -> None:
-    """`part-NNNNN.parquet` with the columns of COYO-700M that the demo can fill truthfully, and the image bytes."""
+    """Write `part-NNNNN.parquet` with the image bytes and those columns of COYO-700M that the demo knows."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         table = pa.Table.from_pylist(
-            [
-                {"id": r.id, "url": r.url, "text": r.text, "width": r.width, "height": r.height, "image": r.image}
-                for r in rows(shard, count)
-            ],
+            [{name: getattr(row, name) for name in _COYO.names} for row in rows(shard, count)],
             schema=_COYO,
         )
         pq.write_table(table, folder / f"part-{shard:05d}.parquet", compression="snappy", row_group_size=128)
@@ -76,14 +72,14 @@ def write_parquet(folder: Path, shards: int, count: int) -> None:
 
 
 def write_tars(folder: Path, shards: int, count: int) -> None:
-    """`NNNNN.tar` with .jpg/.png, .json and .txt members; failed downloads are gaps, as img2dataset leaves them."""
+    """Write `NNNNN.tar` with .jpg or .png, .json and .txt members; like img2dataset, skip failed downloads."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows(shard, count):
                 if row.image is None:
                     continue
-                about = {
+                metadata = {
                     "id": row.id,
                     "key": row.key,
                     "url": row.url,
@@ -91,9 +87,9 @@ def write_tars(folder: Path, shards: int, count: int) -> None:
                     "width": row.width,
                     "height": row.height,
                 }
-                about["sha256"] = hashlib.sha256(row.image).hexdigest()
+                metadata["sha256"] = hashlib.sha256(row.image).hexdigest()
                 _add(tar, f"{row.key}.{row.url.rpartition('.')[2]}", row.image)
-                _add(tar, f"{row.key}.json", json.dumps(about).encode())
+                _add(tar, f"{row.key}.json", json.dumps(metadata).encode())
                 _add(tar, f"{row.key}.txt", row.text.encode())
 
 
@@ -109,11 +105,12 @@ _COYO = pa.schema(
 )
 
 
-def _encode(scene: scenes.Scene, r: random.Random) -> tuple[str, bytes]:
+def _encode(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
+    """Return the file's extension and bytes: JPEG for 85 % of the scenes, PNG for the others."""
     buffer = io.BytesIO()
     image = scenes.draw(scene)
-    if r.random() < 0.85:
-        image.save(buffer, "JPEG", quality=r.randint(75, 95))
+    if rng.random() < 0.85:
+        image.save(buffer, "JPEG", quality=rng.randint(75, 95))
         return "jpg", buffer.getvalue()
     image.save(buffer, "PNG", compress_level=4)
     return "png", buffer.getvalue()

@@ -1,8 +1,8 @@
-"""Draws geometric scenes whose captions and labels are true by construction.
+"""Draw geometric scenes whose captions and labels are true by construction.
 
-A scene has one large subject ("red circle", the label) and one small companion placed on a named
-side of it, on a named background. Everything follows from the seed, so a corpus is reproducible and
-the training and held-out splits can never meet: they use disjoint seeds.
+A scene has one large subject (such as "red circle", the label) and a small companion on a named side of it, on a named
+background. The seed determines the scene, so a corpus is reproducible. The training and held-out splits use disjoint
+seeds, so no scene is in both.
 """
 
 import math
@@ -32,14 +32,14 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "dia
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 LABELS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 
-HELD_OUT = 1_000_000_000  # scenes with this seed or above are never trained on
+HELD_OUT = 1_000_000_000  # training uses only seeds below this one
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in one picture; `size` is (width, height) in pixels."""
+    """The content of one picture; `size` is (width, height) in pixels."""
 
     color: str
     shape: str
@@ -63,62 +63,62 @@ class Scene:
 
 
 def scene(seed: int) -> Scene:
-    """The scene of this seed; colours of subject, companion and background can be told apart."""
-    r = random.Random(seed)
-    color, small_color = r.sample(list(COLORS), 2)
-    short = r.randint(120, 220)
-    long = round(short * r.uniform(1.0, 1.5))
+    """Choose the scene for a seed; subject, companion and background have different colours."""
+    rng = random.Random(seed)
+    color, small_color = rng.sample(list(COLORS), 2)
+    short = rng.randint(120, 220)
+    long = round(short * rng.uniform(1.0, 1.5))
     return Scene(
         color=color,
-        shape=r.choice(SHAPES),
+        shape=rng.choice(SHAPES),
         small_color=small_color,
-        small_shape=r.choice(SHAPES),
-        side=r.choice(list(SIDES)),
-        background=r.choice(list(BACKGROUNDS)),
-        size=(long, short) if r.random() < 0.6 else (short, long),
+        small_shape=rng.choice(SHAPES),
+        side=rng.choice(list(SIDES)),
+        background=rng.choice(list(BACKGROUNDS)),
+        size=(long, short) if rng.random() < 0.6 else (short, long),
         seed=seed,
     )
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture, antialiased, with jittered colours, places, angles and lighting."""
-    r = random.Random(f"draw {scene.seed}")
+    """Draw the scene as an antialiased RGB image, with random changes of colours, positions, angles and lighting."""
+    rng = random.Random(f"draw {scene.seed}")
     width, height = scene.size
     zoom = 2
-    image = _backdrop(BACKGROUNDS[scene.background], (width * zoom, height * zoom), r)
+    image = _backdrop(BACKGROUNDS[scene.background], (width * zoom, height * zoom), rng)
     pen = ImageDraw.Draw(image)
     unit = min(width, height) * zoom
     dx, dy = SIDES[scene.side]
-    cx = width * zoom / 2 - dx * unit * 0.15 + r.uniform(-0.03, 0.03) * unit
-    cy = height * zoom / 2 - dy * unit * 0.15 + r.uniform(-0.03, 0.03) * unit
-    radius = unit * r.uniform(0.22, 0.27)
-    _shape(pen, scene.shape, (cx, cy), radius, _jitter(COLORS[scene.color], r), r.uniform(-0.2, 0.2))
+    cx = width * zoom / 2 - dx * unit * 0.15 + rng.uniform(-0.03, 0.03) * unit
+    cy = height * zoom / 2 - dy * unit * 0.15 + rng.uniform(-0.03, 0.03) * unit
+    radius = unit * rng.uniform(0.22, 0.27)
+    _shape(pen, scene.shape, (cx, cy), radius, _jitter(COLORS[scene.color], rng), rng.uniform(-0.2, 0.2))
     gap = radius + unit * 0.12
     at = (
-        cx + dx * gap + r.uniform(-0.05, 0.05) * unit * abs(dy),
-        cy + dy * gap + r.uniform(-0.05, 0.05) * unit * abs(dx),
+        cx + dx * gap + rng.uniform(-0.05, 0.05) * unit * abs(dy),
+        cy + dy * gap + rng.uniform(-0.05, 0.05) * unit * abs(dx),
     )
     _shape(
         pen,
         scene.small_shape,
         at,
-        unit * r.uniform(0.085, 0.11),
-        _jitter(COLORS[scene.small_color], r),
-        r.uniform(-0.2, 0.2),
+        unit * rng.uniform(0.085, 0.11),
+        _jitter(COLORS[scene.small_color], rng),
+        rng.uniform(-0.2, 0.2),
     )
     image = image.resize((width, height), Image.Resampling.BOX)
-    return image.filter(ImageFilter.GaussianBlur(r.uniform(0.2, 0.8))) if r.random() < 0.3 else image
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))) if rng.random() < 0.3 else image
 
 
-def _jitter(color: tuple[int, int, int], r: random.Random) -> tuple[int, int, int]:
-    a, b, c = (min(255, max(0, channel + r.randint(-12, 12))) for channel in color)
+def _jitter(color: tuple[int, int, int], rng: random.Random) -> tuple[int, int, int]:
+    a, b, c = (min(255, max(0, channel + rng.randint(-12, 12))) for channel in color)
     return a, b, c
 
 
-def _backdrop(color: tuple[int, int, int], size: tuple[int, int], r: random.Random) -> Image.Image:
-    """A vertical gradient around the background colour."""
-    base = _jitter(color, r)
-    slope = r.uniform(-24, 24)
+def _backdrop(color: tuple[int, int, int], size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """Draw a vertical gradient around the background colour."""
+    base = _jitter(color, rng)
+    slope = rng.uniform(-24, 24)
     column = Image.new("RGB", (1, 16))
     for y in range(16):
         shade = slope * (y / 15 - 0.5)

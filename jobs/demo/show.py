@@ -1,20 +1,23 @@
-"""`coyo-jobs demo`: draw a corpus, run the main job on it as anyone would, look at what came out."""
+"""`coyo-jobs demo`: draw a corpus, run the job on it, and show the results."""
 
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.commands.report import contact_sheet, sample
+from jobs.commands.report import sample, write_contact_sheet
 from jobs.demo import corpus
-from jobs.demo.score import score
+from jobs.demo.score import measure_accuracy
 from jobs.errors import ConfigError
 from jobs.recipe import load_recipe, recipe_template
 from jobs.run import run
 
 
-def show(folder: str, shards: int, count: int) -> None:
-    """Everything lands in `folder`: corpus-parquet/, corpus-tar/, job.yaml, out-SHARDSxROWS/ and contact_sheet.png."""
+def run_demo(folder: str, shards: int, count: int) -> None:
+    """Write corpus-parquet/, corpus-tar/, job.yaml, out-SHARDSxROWS/ and contact_sheet.png to `folder`.
+
+    `count` is the number of rows per shard. Raises ConfigError if `folder` is a file, and JobError as a run does.
+    """
     home = Path(folder)
     if home.exists() and not home.is_dir():
         raise ConfigError(f"{folder}: is a file", "name a folder for the demo")
@@ -31,17 +34,17 @@ def show(folder: str, shards: int, count: int) -> None:
     print(summary)
 
     truth = {row.id: row for shard in range(shards) for row in corpus.rows(shard, count)}
-    right = score(out, truth)
+    accuracy = measure_accuracy(out, truth)
     table = Table("picture of", "top label", "best-matching text", title="what the job wrote", title_justify="left")
     for row in sample(out, 6):
         (label, prob), (text, cosine) = row.labels[0], row.matches[0]
         table.add_row(row.text, f"{label} {prob:.2f}", f"{'its own' if text == row.text else text} {cosine:+.2f}")
     Console().print(table)
     print(
-        f"labels right {right.label_accuracy:.1%}   text finds its image {right.text_to_image:.1%}, "
-        f"image finds its text {right.image_to_text:.1%} (a guess: {right.chance:.2%})"
+        f"labels right {accuracy.label_accuracy:.1%}   text finds its image {accuracy.text_to_image:.1%}, "
+        f"image finds its text {accuracy.image_to_text:.1%} (chance: {accuracy.chance:.2%})"
     )
-    sheet = contact_sheet(out, str(home / "contact_sheet.png"), 24)
+    sheet = write_contact_sheet(out, str(home / "contact_sheet.png"), 24)
     print(f"look at   {sheet}")
     print(
         f"try next  coyo-jobs run {home}/job.yaml --set source.path={home}/corpus-tar --set output.path={home}/out-tar"

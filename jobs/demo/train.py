@@ -1,9 +1,9 @@
-"""Trains the two embedded checkpoints on the demo's training scenes and saves them as the hub would.
+"""Train the two embedded checkpoints on the demo's training scenes, and save them in the hub's layout.
 
     python -m jobs.demo.train vit   --out jobs/demo/weights/vit
     python -m jobs.demo.train align --out jobs/demo/weights/align
 
-About ten minutes each on one core. Not part of any job: the results are committed.
+Each takes about ten minutes on one core. No job runs this: the results are committed in jobs/demo/weights.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from transformers import (
 
 from jobs.demo import scenes
 
-SIDE = 64
-TURN = Image.Resampling.BILINEAR
+SIDE = 64  # pixels
+RESAMPLE = Image.Resampling.BILINEAR
 
 
 def vit_model() -> ViTForImageClassification:
@@ -77,7 +77,7 @@ def align_model(vocab_size: int) -> AlignModel:
 
 
 def vocabulary() -> list[str]:
-    """WordPiece pieces: every word of the captions, then single characters so that any text has tokens."""
+    """WordPiece tokens: every word of the captions, then single characters, so that any text can be tokenised."""
     words = " ".join(
         [*scenes.COLORS, *scenes.SHAPES, *scenes.SIDES, *scenes.BACKGROUNDS, "a small large on background"]
     )
@@ -87,33 +87,38 @@ def vocabulary() -> list[str]:
 
 
 def canvases(count: int, kind: str) -> np.ndarray:
-    """uint8 [count, 64, 64, 3]: the pixels that the checkpoint's own image processor would cut."""
+    """uint8 [count, 64, 64, 3]: the pixels that the checkpoint's own image processor would prepare."""
     out = np.empty((count, SIDE, SIDE, 3), np.uint8)
     for seed in range(count):
         image = scenes.draw(scenes.scene(seed))
         if kind == "vit":
-            out[seed] = np.asarray(image.resize((SIDE, SIDE), TURN))
+            out[seed] = np.asarray(image.resize((SIDE, SIDE), RESAMPLE))
         else:
-            out[seed] = np.asarray(image.resize((76, 76), TURN).crop((6, 6, 70, 70)))
+            out[seed] = np.asarray(image.resize((76, 76), RESAMPLE).crop((6, 6, 70, 70)))
     return out
 
 
 def batches(count: int, size: int, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each step's number and `size` random scene numbers below `count`."""
     rng = np.random.default_rng(0)
     for step in range(steps):
         yield step, rng.integers(0, count, size)
 
 
 def pixels(stack: np.ndarray) -> torch.Tensor:
-    """float32 [n, 3, 64, 64] in [-1, 1]; a small random shift keeps a small model from learning places by heart."""
+    """uint8 [n, 64, 64, 3] -> float32 [n, 3, 64, 64] in [-1, 1].
+
+    A small random shift keeps the model from memorising positions.
+    """
     dx, dy = np.random.randint(-3, 4, 2)
     shifted = np.roll(stack, (dx, dy), (1, 2))
     return torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def optimise(
+def make_optimiser(
     model: nn.Module, steps: int, rate: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, with 200 steps of linear warmup times a cosine decay over all steps."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
 
     def warm_cosine(step: int) -> float:
@@ -126,7 +131,7 @@ def train_vit(out: Path, count: int, steps: int) -> None:
     stack = canvases(count, "vit")
     truth = torch.tensor([scenes.LABELS.index(scenes.scene(seed).label) for seed in range(count)])
     model = vit_model().train()
-    optimiser, schedule = optimise(model, steps, 1.5e-3)
+    optimiser, schedule = make_optimiser(model, steps, 1.5e-3)
     for step, rows in batches(count, 128, steps):
         loss = nn.functional.cross_entropy(model(pixel_values=pixels(stack[rows])).logits, truth[rows])
         _update(model, loss, optimiser, schedule, step)
@@ -142,7 +147,7 @@ def train_align(out: Path, count: int, steps: int) -> None:
     stack = canvases(count, "align")
     tokens = tokenizer([scenes.scene(seed).caption for seed in range(count)], padding=True, return_tensors="pt")
     model = align_model(len(tokenizer)).train()
-    optimiser, schedule = optimise(model, steps, 2e-3)
+    optimiser, schedule = make_optimiser(model, steps, 2e-3)
     for step, rows in batches(count, 192, steps):
         text = {name: values[rows] for name, values in tokens.items()}
         loss = model(pixel_values=pixels(stack[rows]), **text, return_loss=True).loss
@@ -151,7 +156,7 @@ def train_align(out: Path, count: int, steps: int) -> None:
     model.eval().save_pretrained(out)
     square, crop = {"height": 76, "width": 76}, {"height": SIDE, "width": SIDE}
     image_processor = EfficientNetImageProcessorPil(
-        size=square, crop_size=crop, do_center_crop=True, resample=TURN, rescale_factor=1 / 127.5,
+        size=square, crop_size=crop, do_center_crop=True, resample=RESAMPLE, rescale_factor=1 / 127.5,
         rescale_offset=True, do_normalize=False, include_top=False,
     )  # fmt: skip
     AlignProcessor(image_processor, tokenizer).save_pretrained(out)

@@ -1,1 +1,1 @@
-"""What goes on beside the pipeline: tasks, resources, the coordinator, supervision, the lease, progress and metrics."""
+"""The driver of a run: read tasks, resources, coordinator, supervision, lease, progress and metrics."""

@@ -1,7 +1,7 @@
-"""The coordinator of a run: counts what the stages do, isolates blocks that kill their decoder, and orders a stop.
+"""The coordinator of a run: counts rows and rejects, isolates blocks that crash their decoder, and stops the stages.
 
-Stages and the driver reach it through a CoordinatorHandle: the Coordinator itself in one process, or
-`jobs.driver.remote.RemoteCoordinator`, which calls the Ray actor that holds it.
+Stages and the driver use a CoordinatorHandle. It is either the Coordinator in the same process, or
+`jobs.driver.remote.RemoteCoordinator`, which calls the Ray actor that holds the Coordinator.
 """
 
 import math
@@ -18,20 +18,20 @@ from jobs.driver.run_state import BlockId, Note, OpenShard, RunState, ShardDelta
 from jobs.errors import Stage
 from jobs.row_ranges import Range, coverage_with_ends
 
-_WORST = 3  # shards
-_FRESH = 1.0  # seconds
+_WORST_SHARDS = 3  # kept and shown
+_CACHE_SECONDS = 1.0  # of an answer about stopping
 
 
 class Instruction(StrEnum):
-    """What a decode task must do with its block."""
+    """The coordinator's answer to a decode task about its block."""
 
     DECODE = "decode"
-    ISOLATE = "isolate"  # decode each image in a subprocess: an earlier try at a block of this shard never came back
+    ISOLATE = "isolate"  # decode each image in a subprocess: an earlier attempt at a block of this shard never finished
     STOP = "stop"
 
 
 class CoordinatorHandle(Protocol):
-    """The coordinator, wherever it is. Methods that return nothing do not wait for it."""
+    """The interface of the coordinator, local or remote. Remote methods that return nothing do not wait for it."""
 
     def record_work(
         self,
@@ -42,41 +42,44 @@ class CoordinatorHandle(Protocol):
         phases: dict[str, float] | None = None,
         block: BlockId | None = None,
     ) -> None:
-        """Add `rows` and busy `seconds` to a stage. `phases` are parts of the seconds; `block` has ended with it."""
+        """Add `rows` and busy `seconds` to a stage.
+
+        `deltas` are rows and rejects per shard, `phases` name parts of the seconds, `block` is a finished decode block.
+        """
 
     def finish_shard(self, shard: str, size: int, rows: int, done: tuple[Range, ...] = ()) -> None:
-        """A shard was read to its end: its size in bytes, the rows not `done` before, and the ranges done before."""
+        """Report a shard that was read to its end: `size` in bytes, new `rows`, and the ranges committed before."""
 
     def actor_ready(self, device: str) -> None:
-        """An annotate actor has loaded its models on this device."""
+        """Report that an annotate actor has loaded its models on this device."""
 
     def micro_batch_chosen(self, sizes: dict[str, int]) -> None:
-        """The fastest micro-batch of each model, in images, as an actor found it."""
+        """Report the fastest micro-batch size of each model, in images, as measured by an actor."""
 
     def set_aside(self, shard: str, why: str) -> None:
-        """Storage refused a shard; the run goes on without it."""
+        """Report a shard that storage refused. The run continues without it."""
 
     def begin_block(self, block: BlockId) -> Instruction:
-        """Ask before a block is decoded."""
+        """Report that decoding of a block begins, and return how to decode it."""
 
     def is_stopping(self) -> bool:
-        """Whether the run is to end."""
+        """Return whether the run was told to stop."""
 
     def stop(self) -> None:
-        """Stop in order: readers end where they are; rows with results are committed, rows without are dropped."""
+        """Stop the run in order: readers end early, rows with results are committed, rows without are dropped."""
 
     def worst_shards(self) -> dict[str, dict[str, int]]:
-        """The shards with the most rejects so far, and their rejects by reason."""
+        """Return rejects by reason of the three shards with the most rejects so far."""
 
     def snapshot(self, taken: int = 0) -> RunState | None:
-        """The counts so far; None when the coordinator does not answer right now.
+        """Return the counts so far, or None if the coordinator does not answer in time.
 
-        `taken` finished shards were received before: the coordinator drops them now, so a lost answer comes again.
+        `taken` is how many finished shards the caller has received. The coordinator keeps the others for the next call.
         """
 
 
 class Coordinator:
-    """The counts themselves. Of finished shards only the names are kept, once the driver has taken their counts."""
+    """Keeps the counts. Once the driver has taken a finished shard's counts, only the shard's name is kept."""
 
     def __init__(self) -> None:
         self._now = RunState()
@@ -105,29 +108,31 @@ class Coordinator:
         for phase, spent in (phases or {}).items():
             tally.phases[phase] = tally.phases.get(phase, 0.0) + spent
         for shard, (coverage, reasons) in (deltas or {}).items():
-            if shard in self._shards or shard not in self._finished:  # else it is done
+            if shard in self._shards or shard not in self._finished:  # a repeat of a finished shard is ignored
                 new, rejected = self._shards.setdefault(shard, OpenShard()).add(stage, coverage, reasons)
                 self._now.rows += new
                 self._now.reasons.update(rejected)
-                self._close(shard)
+                self._close_if_complete(shard)
 
     def finish_shard(self, shard: str, size: int, rows: int, done: tuple[Range, ...] = ()) -> None:
-        if shard not in self._finished:  # a task that Ray repeats reads it again
+        if shard not in self._finished:  # Ray may repeat a read task
             self._finished.add(shard)
             self._now.finished_shards += 1
             self._now.finished_bytes += size
             self._now.finished_rows += rows
             self._shards.setdefault(shard, OpenShard()).done = done
-            self._close(shard)
+            self._close_if_complete(shard)
 
-    def _close(self, shard: str) -> None:
-        if (count := self._shards[shard].counted(shard)) is not None:
+    def _close_if_complete(self, shard: str) -> None:
+        if (count := self._shards[shard].final_count(shard)) is not None:
             self._now.shards.append(count)
-            self._worst = _most({**self._worst, shard: count.reasons})
+            self._worst = _with_most_rejects({**self._worst, shard: count.reasons})
             del self._shards[shard]
 
     def worst_shards(self) -> dict[str, dict[str, int]]:
-        return _most({**self._worst, **{name: dict(shard.reasons) for name, shard in self._shards.items()}})
+        return _with_most_rejects(
+            {**self._worst, **{name: dict(shard.reasons) for name, shard in self._shards.items()}}
+        )
 
     def actor_ready(self, device: str) -> None:
         self._now.ran_on[device] += 1
@@ -161,33 +166,32 @@ class Coordinator:
         return self._stopping
 
 
-def _most(shards: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Those with the most rejects."""
-    ordered = sorted(shards.items(), key=lambda each: -sum(each[1].values()))[:_WORST]
+def _with_most_rejects(shards: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    ordered = sorted(shards.items(), key=lambda shard: -sum(shard[1].values()))[:_WORST_SHARDS]
     return {name: reasons for name, reasons in ordered if reasons}
 
 
 class StopSignal:
-    """Whether the run is to end. An answer is used for a second: all stages of a cluster ask one coordinator."""
+    """Tells whether the run is stopping. Caches the answer for a second: all stages ask one coordinator."""
 
     def __init__(self, coordinator: CoordinatorHandle) -> None:
         self._coordinator, self._stopping, self._asked_at = coordinator, False, -math.inf
 
     def __call__(self) -> bool:
-        if time.monotonic() - self._asked_at > _FRESH:
+        if time.monotonic() - self._asked_at > _CACHE_SECONDS:
             self._stopping, self._asked_at = self._coordinator.is_stopping(), time.monotonic()
         return self._stopping
 
 
 def count_rows(table: pa.Table, stage: Stage | None) -> tuple[int, ShardDeltas]:
-    """(input rows, what there is of each shard); rejects of one stage only, where another has counted the rest."""
-    fate = table.select(schema.FATE)  # a filter would copy the pixels
+    """Return input rows, and coverage and rejects per shard. With a stage, count only rejects of that stage."""
+    fate = table.select(schema.STATUS_COLUMNS)  # without pixels, which a filter would copy
     ends = fate.column(schema.END)
     rows = fate.filter(pc.invert(ends))
     rejects = rows.filter(pc.is_valid(rows.column(schema.REASON)))
     if stage is not None:
         rejects = rejects.filter(pc.equal(rejects.column(schema.STAGE), stage.value))
-    shares = {name: (part, Counter[str]()) for name, part in coverage_with_ends(rows, fate.filter(ends)).items()}
+    deltas = {name: (part, Counter[str]()) for name, part in coverage_with_ends(rows, fate.filter(ends)).items()}
     for name, reason in zip(*(rejects.column(name).to_pylist() for name in (schema.SHARD, schema.REASON)), strict=True):
-        shares[name][1][reason] += 1
-    return rows.num_rows, shares
+        deltas[name][1][reason] += 1
+    return rows.num_rows, deltas

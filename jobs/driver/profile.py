@@ -1,4 +1,4 @@
-"""Where a run's time went, stage by stage, and what would make the next one faster."""
+"""The profile of a run: rates and busy time per stage, and advice on what would make the next run faster."""
 
 import math
 import platform
@@ -12,15 +12,18 @@ from jobs.driver.run_state import RunState, Tally
 from jobs.errors import Stage
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "s3fs")
-_ENOUGH = 0.95  # of what the devices take: more input would hardly be noticed
+_ENOUGH = 0.95  # share of the devices' rate; above it more decoding hardly helps
 
 
 def profile(seen: RunState, resources: Resources) -> dict[str, Any]:
-    """For each stage: rows, rows/s while it was at work, the share of that time its workers were busy, and `could`,
-    the rows/s they would give without ever waiting. For annotate also the seconds of each phase of a call."""
+    """Return `stages` and `advice`.
+
+    Each stage has its rows, its rows/s from first to last report, the busy share of its workers in that time, and
+    `could`: the rows/s if its workers never waited. Annotate also has the seconds of each phase of its calls.
+    """
     resources = resources.with_ready(sum(seen.ran_on.values()))
     source, decode, annotate, sink = (seen.stages.get(stage.value, Tally()) for stage in _ORDER)
-    feeding = source.busy + decode.busy  # they share the cores
+    feeding = source.busy + decode.busy  # both stages share the cores
     stages = {
         Stage.SOURCE.value: _stage(source, source.busy, resources.decode_cpus, feeding),
         Stage.DECODE.value: _stage(decode, decode.busy, resources.decode_cpus, feeding),
@@ -56,17 +59,16 @@ def _advice(stages: dict[str, Any], resources: Resources) -> str:
     rates = f"{read} {feed:,.0f} rows/s, {_pool(resources)} {take:,.0f}"
     if resources.device == "cpu":
         share = annotate["busy_seconds"] / max(annotate["busy_seconds"] + _feeding(stages), 1e-3)
-        return (
-            f"{rates}: {share:.0%} of the work is the models', so {'a GPU' if share > 0.5 else 'more cores'} would help"
-        )
+        remedy = "a GPU" if share > 0.5 else "more cores"
+        return f"{rates}: model inference takes {share:.0%} of CPU time; {remedy} would help"
     if feed < _ENOUGH * take:
         more = math.ceil(resources.decode_cpus * (take / feed - 1) / resources.actors)
         reading = stages[Stage.SOURCE.value]["busy_seconds"] > decode["busy_seconds"]
-        why = "; most of that time is reading, so look at the storage first" if reading else ""
+        why = "; most of that time is reading, so check the storage first" if reading else ""
         return f"{rates}: add {more} CPU cores per GPU{why}"
     if annotate["busy"] < _ENOUGH:
-        return f"{rates}, but the GPUs were busy {annotate['busy']:.0%} of the time: short runs start and end slowly"
-    return f"{rates}: the GPUs set the pace, {annotate['busy']:.0%} busy"
+        return f"{rates}, but the GPUs were busy only {annotate['busy']:.0%} of the time: start-up dominates short runs"
+    return f"{rates}: the GPUs are the bottleneck, {annotate['busy']:.0%} busy"
 
 
 def _feeding(stages: dict[str, Any]) -> float:
@@ -75,8 +77,8 @@ def _feeding(stages: dict[str, Any]) -> float:
 
 def _pool(resources: Resources) -> str:
     if resources.device == "cpu":
-        return "the models take"
-    return f"{resources.actors} GPUs take" if resources.actors > 1 else "the GPU takes"
+        return "the models process"
+    return f"{resources.actors} GPUs process" if resources.actors > 1 else "the GPU processes"
 
 
 def describe_run(
@@ -89,7 +91,7 @@ def describe_run(
     resources: Resources,
     cluster: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What one run did, on what, and where its time went."""
+    """Return the `run` section of the summary: rates, profile, resources, cluster and package versions."""
     return {
         "id": run,
         "rows": rows,
@@ -107,10 +109,10 @@ def describe_run(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions

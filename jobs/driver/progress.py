@@ -1,6 +1,4 @@
-"""What a person sees while a job runs: one live line on a terminal, elsewhere a line or an event now and then; and
-`_progress.json` in the output, for everybody who is not there.
-"""
+"""Progress of a run: a live line on a terminal, else periodic log lines; and `_progress.json` in the output."""
 
 import json
 import socket
@@ -20,14 +18,17 @@ from jobs.errors import OutputError
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
 
-_PLAIN_EVERY, _EVENT_EVERY = 10.0, 30.0  # seconds
-STALE = 60.0  # seconds without a sign of life
+_LINE_EVERY, _EVENT_EVERY = 10.0, 30.0  # seconds
+STALE_SECONDS = 60.0  # without an update, after which a run counts as dead
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `total` is 0 while unknown; `about` says it is an estimate; seconds are since the run began.
-    `waiting` is what it waits for, as GPUs that are still coming."""
+    """Progress of a run.
+
+    `total` is the expected number of rows, 0 while unknown; `about` marks it as an estimate. `seconds` count from the
+    start of the run. `rate` is in rows/s. `waiting` names what the run waits for. `updated` is in seconds since 1970.
+    """
 
     run: str
     state: str
@@ -47,7 +48,7 @@ class Progress:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """For a log: `rows` are all that are done, with the `rejects` among them."""
+        """Fields of the `progress` log event. `rows` are all finished rows, including `rejects`."""
         shown = ("state", "rows", "total", "reasons", "rate", "seconds", "seconds_left", "shards_read", "waiting")
         counts = {n: round(v, 2) if isinstance(v := getattr(self, n), float) else v for n in shown}
         return counts | {"rejects": sum(self.reasons.values()), "shards_left": self.shards - self.shards_read}
@@ -56,24 +57,24 @@ class Progress:
         if self.state == "waiting":
             return f"{self.seconds:.0f} s  waiting: {self.waiting}"
         if not self.rate and self.state == "running" and not self.waiting:
-            return f"{self.seconds:.0f} s  starting: the models are loading"
+            return f"{self.seconds:.0f} s  starting: loading models"
         total = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
         parts = [f"{self.rows:,}{total} rows", f"{self.rate:,.1f} rows/s", f"{sum(self.reasons.values()):,} rejects"]
         parts.append(f"{self.shards_read:,} of {self.shards:,} shards read")
         if self.seconds_left is not None and self.state == "running":
-            parts.append(f"{clock(self.seconds_left)} left")
+            parts.append(f"{format_duration(self.seconds_left)} left")
         if self.waiting:
             parts.append(f"waiting for {self.waiting}")
         return "  ".join(parts if self.state == "running" else [self.state, *parts])
 
 
-def before(run: str, waiting: str, seconds: float) -> Progress:
-    """Of a run that cannot begin yet."""
+def waiting_progress(run: str, waiting: str, seconds: float) -> Progress:
+    """Return the progress of a run that waits for resources."""
     return Progress(run, "waiting", 0, 0, False, 0.0, seconds, None, 0, 0, {}, waiting=waiting)
 
 
-def progress(*, run: str, state: str, seen: RunState, work: Work, seconds: float) -> Progress:
-    """Committed rows come in whole objects; annotated ones move, so those are counted."""
+def measure(*, run: str, state: str, seen: RunState, work: Work, seconds: float) -> Progress:
+    """Return the progress of a run. It counts annotated rows, as committed rows only grow by whole objects."""
     rows = seen.rows
     total, about = _expected(seen, work)
     rate = rows / seconds if seconds else 0.0
@@ -94,7 +95,7 @@ def progress(*, run: str, state: str, seen: RunState, work: Work, seconds: float
 
 
 def _expected(seen: RunState, work: Work) -> tuple[int, bool]:
-    """Rows this run will see in all, and whether that is an estimate from the bytes still to read; 0 while unknown."""
+    """Return the rows that this run will process, or 0 while unknown, and whether that is an estimate from bytes."""
     if seen.finished_shards >= work.shards - work.shards_done:
         return seen.finished_rows, False
     if seen.finished_bytes:
@@ -103,13 +104,14 @@ def _expected(seen: RunState, work: Work) -> tuple[int, bool]:
 
 
 def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
+    """Write `_progress.json`, with the suffix of the part in its name."""
     storage.put(join_path(output, f"_progress{part}.json"), json.dumps(asdict(now), indent=1).encode())
 
 
-def read_all(storage: Storage, output: str) -> list[Progress]:
-    """Every part's last word."""
-    found = [entry for entry in storage.tree(output) if entry.path.rpartition("/")[2].startswith("_progress")]
-    return [_read(storage, entry.path) for entry in found]
+def read_progress(storage: Storage, output: str) -> list[Progress]:
+    """Return the last progress of each part. Raises OutputError if a progress file is unreadable."""
+    entries = [entry for entry in storage.list_files(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    return [_read(storage, entry.path) for entry in entries]
 
 
 def _read(storage: Storage, path: str) -> Progress:
@@ -117,16 +119,16 @@ def _read(storage: Storage, path: str) -> Progress:
         return Progress(**json.loads(storage.read(path)))
     except (ValueError, TypeError) as exc:
         raise OutputError(
-            f"{path}: not written by coyo-jobs ({exc})", "the next run writes it again; or delete it"
+            f"{path}: not written by coyo-jobs ({exc})", "delete it; the next run writes a new one"
         ) from exc
 
 
 class Display:
-    """The live line, or what stands for it."""
+    """Shows progress: a live line on a terminal, else log lines at intervals."""
 
     def __init__(self) -> None:
-        self._said, people = time.monotonic(), log.for_people()
-        self._every = _PLAIN_EVERY if people else _EVENT_EVERY
+        self._logged, people = time.monotonic(), log.writes_lines()
+        self._every = _LINE_EVERY if people else _EVENT_EVERY
         console = Console(stderr=True)
         live = people and sys.stderr.isatty()
         self._live = Live(console=console, refresh_per_second=4, transient=True) if live else None
@@ -143,12 +145,12 @@ class Display:
     def show(self, now: Progress) -> None:
         if self._live:
             self._live.update(Text(str(now), no_wrap=True, overflow="ellipsis"))
-        elif time.monotonic() - self._said >= self._every:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._logged >= self._every:
+            self._logged = time.monotonic()
             log.say("progress", str(now), line=str(now), **now.counts)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,5 +1,4 @@
-"""The run's side of Ray: reserve resources on the cluster, start the coordinator's actor and call it, watch the nodes,
-and find the cause of a failure."""
+"""The driver's use of Ray: reserve resources, start and call the coordinator actor, watch nodes, find root causes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,26 +10,26 @@ from ray.actor import ActorHandle, ActorMethod
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.claims import NAMESPACE, Claim, before
+from cluster.claims import NAMESPACE, Claim, earlier
 from cluster.local import Session
 from jobs.config import ComputeConfig, JobConfig
 from jobs.driver.coordinator import Coordinator, CoordinatorHandle, Instruction
-from jobs.driver.resources import NotYet, Resources, check_claims, gpus_of, settle
+from jobs.driver.resources import InsufficientResources, Resources, check_claims, count_gpus, wait_for_resources
 from jobs.driver.run_state import BlockId, RunState, ShardDeltas
 from jobs.errors import JobError, Stage
 from jobs.row_ranges import Range
 
-_SNAPSHOT_SECONDS = 5.0
+_SNAPSHOT_SECONDS = 5.0  # timeout
 
 Answer = TypeVar("Answer")
 
 
 @contextmanager
-def coordinating(claim: Claim) -> Iterator[CoordinatorHandle]:
-    """Start the coordinator's actor on the driver's node, for as long as a run; idle workers hold handles to it longer.
+def start_coordinator(claim: Claim) -> Iterator[CoordinatorHandle]:
+    """Start the coordinator actor on the driver's node, and kill it at the end: idle workers still hold handles to it.
 
-    The affinity is hard: for an actor that takes no CPU Ray would pick any node, and with that node would go the
-    progress, the limits, and the order to stop.
+    The node affinity is hard. Without it Ray places an actor that requests no CPU on any node; if that node died, the
+    run would lose its progress, its limits and its stop signal.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "name": claim.name, "namespace": NAMESPACE}
@@ -42,20 +41,20 @@ def coordinating(claim: Claim) -> Iterator[CoordinatorHandle]:
 
 
 @contextmanager
-def reserved(
-    run: str, config: JobConfig, session: Session, tell: Callable[[str, float], None]
+def reserve_resources(
+    run: str, config: JobConfig, session: Session, report: Callable[[str, float], None]
 ) -> Iterator[tuple[Resources, CoordinatorHandle]]:
-    """Wait until the cluster has what the run takes beside other runs; yield that and the run's coordinator.
+    """Wait until the cluster has room for this run beside other runs. Yield its resources and its coordinator.
 
-    `tell` hears what is missing, and for how many seconds. Raises ClusterError when it does not come.
+    While it waits it calls `report` with what is missing and the seconds waited. Raises ClusterError on timeout.
     """
     while True:
-        resources = settle(config.compute, config.output, session, tell)
+        resources = wait_for_resources(config.compute, config.output, session, report)
         claim = Claim(run, *resources.claimed)
-        with coordinating(claim) as coordinator:
+        with start_coordinator(claim) as coordinator:
             try:
-                check_claims(resources, config.compute, session.nodes(), before(claim, session.claims()))
-            except NotYet:  # one that began at the same moment, and a little earlier
+                check_claims(resources, config.compute, session.nodes(), earlier(claim, session.claims()))
+            except InsufficientResources:  # another run claimed the same resources a moment earlier
                 continue
             yield resources, coordinator
             return
@@ -63,7 +62,7 @@ def reserved(
 
 @dataclass(frozen=True)
 class RemoteCoordinator:
-    """A CoordinatorHandle over the Ray actor that holds the Coordinator. A dead one stops nobody: it says go on."""
+    """Calls the Ray actor that holds the Coordinator. If the actor is dead, answers let the stages continue."""
 
     actor: ActorHandle
 
@@ -103,7 +102,7 @@ class RemoteCoordinator:
         return _ask(self.actor.worst_shards, default={})
 
     def snapshot(self, taken: int = 0) -> RunState | None:
-        """None also when the answer takes longer than 5 seconds: only what is shown suffers."""
+        """Return None also when the answer takes longer than 5 seconds: only the shown progress is late then."""
         try:
             return _ask(self.actor.snapshot, taken, default=None, timeout=_SNAPSHOT_SECONDS)
         except GetTimeoutError:
@@ -111,12 +110,12 @@ class RemoteCoordinator:
 
 
 def _send(method: ActorMethod, *args: object) -> None:
-    """Call without waiting, and without an object to hold the answer."""
+    """Call without waiting and without a return object."""
     method.options(num_returns=0).remote(*args)
 
 
 def _ask(method: ActorMethod, *args: object, default: Answer, timeout: float | None = None) -> Answer:
-    """The actor's answer, or the default once the actor is dead."""
+    """Return the actor's answer, or `default` if the actor is dead. Raises GetTimeoutError after `timeout` seconds."""
     try:
         answer: Answer = ray.get(method.remote(*args), timeout=timeout)
     except RayActorError:
@@ -125,34 +124,33 @@ def _ask(method: ActorMethod, *args: object, default: Answer, timeout: float | N
 
 
 class NodeWatcher:
-    """Which nodes a run has, called again and again while it goes on."""
+    """Detects which nodes join and leave the cluster during a run."""
 
     def __init__(self, compute: ComputeConfig, resources: Resources, session: Session) -> None:
         self._compute, self._resources, self._session = compute, resources, session
         self._nodes = {node.key: node for node in session.nodes()}
 
     def poll(self) -> tuple[str, list[str]]:
-        """(what the run waits for, when the cluster has lost all that annotates; who has come and gone since)."""
+        """Return what the run waits for ("" unless all its GPUs are lost), and the node changes since the last call."""
         try:
             before, self._nodes = self._nodes, {node.key: node for node in self._session.nodes()}
-        except RayError:  # the head is away for a moment, or the run is about to hear that it is gone
+        except RayError:  # the head is briefly unreachable; if it is lost, the run itself fails
             return "", []
-        gone = [f"node {before[key].name} is gone" for key in before.keys() - self._nodes.keys()]
-        come = [f"node {self._nodes[key].name} has come" for key in self._nodes.keys() - before.keys()]
+        lost = [f"node {before[key].name} is gone" for key in before.keys() - self._nodes.keys()]
+        joined = [f"node {self._nodes[key].name} has joined" for key in self._nodes.keys() - before.keys()]
         annotating = [node for node in self._nodes.values() if node.fits(self._compute.annotate_on)]
-        lost = self._resources.device == "cuda" and not gpus_of(annotating)
-        return "GPUs: none is left; the models go on as soon as one comes" if lost else "", sorted(gone) + sorted(come)
+        no_gpu = self._resources.device == "cuda" and not count_gpus(annotating)
+        return "GPUs: none is left; the models continue when one joins" if no_gpu else "", sorted(lost) + sorted(joined)
 
 
-def cause(exc: RayError) -> JobError:
-    """The one error that matters, out of the layers Ray puts around it."""
+def root_cause(exc: RayError) -> JobError:
+    """Return the innermost error of the layers that Ray wraps around it, as a JobError."""
     inner: BaseException = exc
     while isinstance(inner, RayTaskError) and isinstance(inner.cause, BaseException):
         inner = inner.cause
     if isinstance(inner, JobError):
         return inner
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    # An actor that could not start is told as text only, with the traceback's last line among Ray's advice.
-    told = next((line for line in lines if line.startswith("jobs.errors.")), lines[0] if lines else "")
-    hint = "run the same command again to go on where it was"
-    return JobError(f"the run stopped: {type(inner).__name__}: {told}", hint)
+    # For an actor that failed to start Ray gives only text: the last line of the traceback is among Ray's advice.
+    message = next((line for line in lines if line.startswith("jobs.errors.")), lines[0] if lines else "")
+    return JobError(f"the run stopped: {type(inner).__name__}: {message}", "run the same command again to continue")

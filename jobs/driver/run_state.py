@@ -1,7 +1,7 @@
-"""Counts of a running job: what the coordinator keeps, and what the driver shows of it.
+"""Counts of a running job, kept by the coordinator and shown by the driver.
 
-Only rates and progress come from here. What is committed is proved from the ledger, never from these counts. A stage's
-tally is its work, so a task that Ray repeats counts twice there; rows and rejects count once.
+They only serve rates and progress: what is committed is read from the ledger. A stage's tally counts work, so a task
+that Ray repeats counts twice. Rows and rejects count once.
 """
 
 import time
@@ -12,11 +12,11 @@ from typing import NamedTuple
 from jobs.errors import Stage
 from jobs.row_ranges import Coverage, Range
 
-ShardDeltas = dict[str, tuple[Coverage, Counter[str]]]  # by shard: the rows of one block or batch, rejects by reason
+ShardDeltas = dict[str, tuple[Coverage, Counter[str]]]  # of one block, by shard: coverage, and rejects by reason
 
 
 class BlockId(NamedTuple):
-    """What identifies a block, however often Ray tries it."""
+    """Identifies a block across Ray's retries."""
 
     shard: str
     first_row: int
@@ -25,9 +25,9 @@ class BlockId(NamedTuple):
 
 @dataclass
 class Tally:
-    """One stage so far: rows out, seconds its processes were busy, and when it first began and last reported.
+    """Work of one stage: rows out, busy seconds of its processes, time of its first start and of its last report.
 
-    `phases` are parts of the busy seconds, where a stage tells them apart.
+    Times are in seconds since 1970. `phases` split the busy seconds of the annotate stage.
     """
 
     rows: int = 0
@@ -39,7 +39,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Note:
-    """What somebody should know of a shard; `event` is what kind of thing it is."""
+    """A message about a shard, for the log. `event` is the name of its log event."""
 
     event: str
     shard: str
@@ -51,7 +51,7 @@ class Note:
 
 @dataclass(frozen=True)
 class ShardCount:
-    """A shard of which this run has given every row its results or a reason; `rows` are all of them, in `seconds`."""
+    """Counts of a shard that this run has completed: its rows, the rejects among them, and the seconds it took."""
 
     shard: str
     rows: int
@@ -72,8 +72,11 @@ class ShardCount:
 
 @dataclass
 class RunState:
-    """`rows` have their results or a reason, `reasons` tell the latter; `shards` are those that are done and not taken
-    yet, `taken` were, before them."""
+    """All counts of a run.
+
+    `rows` have a result or a reject; `reasons` count the rejects. The `finished_` fields count shards that were read to
+    the end. `shards` are completed shards that the driver has not taken yet; `taken` is how many it took before.
+    """
 
     stages: dict[str, Tally] = field(default_factory=dict)
     rows: int = 0
@@ -90,7 +93,7 @@ class RunState:
 
     @property
     def decoded(self) -> int:
-        """Rows whose pixels are there, or that are known to be rejects."""
+        """Rows that the decode stage has passed on, rejects included."""
         return self.stages[Stage.DECODE.value].rows if Stage.DECODE.value in self.stages else 0
 
     @property
@@ -99,8 +102,10 @@ class RunState:
 
 
 class OpenShard:
-    """A shard that is not done: what each stage has given of it, and the rejects among that. `done` are the rows that
-    were committed before, known when it is read to its end."""
+    """Progress of one unfinished shard: coverage per stage, and rejects by reason.
+
+    `done` are the ranges that earlier runs committed; None until the shard was read to its end.
+    """
 
     def __init__(self) -> None:
         self.since = time.time()
@@ -109,21 +114,21 @@ class OpenShard:
         self.covered: dict[Stage, Coverage] = {}
         self.done: tuple[Range, ...] | None = None
 
-    def add(self, stage: Stage, share: Coverage, reasons: Counter[str]) -> tuple[int, Counter[str]]:
-        """(rows that are annotated now, rejects) that are new: what Ray repeats is there already, and counts once."""
+    def add(self, stage: Stage, delta: Coverage, reasons: Counter[str]) -> tuple[int, Counter[str]]:
+        """Add a block's rows. Return the newly annotated rows and the new rejects: blocks that Ray repeats add none."""
         before = self.covered.get(stage, Coverage())
-        self.covered[stage] = before | share
+        self.covered[stage] = before | delta
         new = self.covered[stage].span - before.span
-        reasons = reasons if new == share.span else Counter()
-        rows = max(0, new - share.unselected) if stage is Stage.ANNOTATE else 0
+        reasons = reasons if new == delta.span else Counter()
+        rows = max(0, new - delta.unselected) if stage is Stage.ANNOTATE else 0
         self.rows += rows
         self.reasons.update(reasons)
         return rows, reasons
 
-    def counted(self, shard: str) -> ShardCount | None:
-        """Once every row went through both stages."""
-        every = [self.covered.get(stage, Coverage()) for stage in (Stage.DECODE, Stage.ANNOTATE)]
-        if self.done is None or not all((have | Coverage(self.done)).complete for have in every):
+    def final_count(self, shard: str) -> ShardCount | None:
+        """Return the counts once every row has passed decode and annotate, else None."""
+        coverages = [self.covered.get(stage, Coverage()) for stage in (Stage.DECODE, Stage.ANNOTATE)]
+        if self.done is None or not all((have | Coverage(self.done)).complete for have in coverages):
             return None
         reasons = dict(self.reasons.most_common())
-        return ShardCount(shard, self.rows, reasons, every[-1].damage, round(time.time() - self.since, 3))
+        return ShardCount(shard, self.rows, reasons, coverages[-1].damage, round(time.time() - self.since, 3))

@@ -1,7 +1,7 @@
-"""Watches a run from its driver: shows and publishes progress, keeps the lease, minds the limits, stops it in order.
+"""Supervise a run from the driver: show and publish progress, renew the lease, enforce limits, stop the run in order.
 
-Stopping is asked of the stages: readers end where they are, rows that have results are committed, and the same
-command goes on from there. A run that does not end within GRACE seconds is interrupted.
+To stop in order, the stages end by themselves: readers end early, and rows with results are committed. A run that has
+not ended GRACE_SECONDS later is interrupted. In both cases the same command continues.
 """
 
 import _thread
@@ -20,8 +20,8 @@ from types import FrameType
 from jobs import log, schema
 from jobs.config import JobConfig
 from jobs.driver.coordinator import CoordinatorHandle
-from jobs.driver.lease import SECONDS, Lease
-from jobs.driver.progress import Display, Progress, before, progress, publish
+from jobs.driver.lease import LEASE_SECONDS, Lease
+from jobs.driver.progress import Display, Progress, measure, publish, waiting_progress
 from jobs.driver.prometheus import Metrics
 from jobs.driver.remote import NodeWatcher
 from jobs.driver.run_state import RunState
@@ -29,17 +29,18 @@ from jobs.driver.tasks import Work
 from jobs.errors import ClusterError, Interrupted, JobError, OutputError, StorageError
 from jobs.storage import Storage
 
-GRACE = 60.0  # seconds for what is in flight
-_TICK, _PUBLISH_EVERY, _TELL_EVERY = 0.5, 5.0, 30.0  # seconds
+GRACE_SECONDS = 60.0  # to commit what is in flight
+_TICK, _PUBLISH_EVERY, _LOG_EVERY = 0.5, 5.0, 30.0  # seconds
 
 
-class Stall:
-    """Since when nothing has moved."""
+class StallTimer:
+    """Measures how long a run has made no progress."""
 
     def __init__(self) -> None:
         self._moved, self._since = -1, time.monotonic()
 
     def seconds(self, seen: RunState) -> float:
+        """Return the seconds since rows, shards or ready actors last changed."""
         moved = sum(tally.rows for tally in seen.stages.values()) + seen.finished_shards + sum(seen.ran_on.values())
         if moved != self._moved:
             self._moved, self._since = moved, time.monotonic()
@@ -48,8 +49,11 @@ class Stall:
 
 @dataclass
 class Supervisor:
-    """One run's. `part` is the suffix of its files; `coordinator` counts, and tells readers to end;
-    `metrics` show its counts to Prometheus; `nodes` says which nodes come and go."""
+    """Supervises one run.
+
+    `part` is the suffix of the part's files. `seen` are the latest counts of the coordinator. `stopped` is why the
+    run stops early, if it does.
+    """
 
     run: str
     part: str
@@ -65,12 +69,13 @@ class Supervisor:
     _began: float = field(default_factory=time.monotonic)
     _stopped_at: float | None = None
     _over: threading.Event = field(default_factory=threading.Event)
-    _told: tuple[int, int] = (0, 0)  # notes and shards
-    _stall: Stall = field(default_factory=Stall)
+    _logged: tuple[int, int] = (0, 0)  # notes and shards
+    _stall: StallTimer = field(default_factory=StallTimer)
     _waiting: str = ""
 
     @contextmanager
     def watching(self) -> Iterator["Supervisor"]:
+        """Supervise in a thread for the duration of the context, and handle SIGINT and SIGTERM."""
         thread = threading.Thread(target=copy_context().run, args=(self._loop,), daemon=True)
         with self._signals():
             thread.start()
@@ -79,17 +84,18 @@ class Supervisor:
             finally:
                 self._over.set()
                 thread.join()
-                self._look()
+                self._refresh()
 
     def stop(self, why: JobError) -> None:
-        """Ask once; why is what the run ends with."""
+        """Stop the run in order. The first reason counts: the run raises it."""
         if self.stopped is None:
             self.stopped, self._stopped_at = why, time.monotonic()
             self.coordinator.stop()
 
     def now(self, state: str) -> Progress:
+        """Return the progress of the run, in the given state."""
         seconds = time.monotonic() - self._began
-        now = progress(run=self.run, state=state, seen=self.seen, work=self.work, seconds=seconds)
+        now = measure(run=self.run, state=state, seen=self.seen, work=self.work, seconds=seconds)
         return replace(now, waiting=self._waiting)
 
     @property
@@ -100,44 +106,47 @@ class Supervisor:
         published = renewed = time.monotonic()
         with Display() as display:
             while not self._over.wait(_TICK):
-                self._look()
+                self._refresh()
                 display.show(self.now(self._state))
-                self._mind_rejects()
+                self._check_rejects()
                 if time.monotonic() - published >= _PUBLISH_EVERY:
                     published = time.monotonic()
-                    self._mind_stall()
-                    renewed = self._keep(renewed)
-                if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE:
+                    self._check_stall()
+                    renewed = self._publish_and_renew(renewed)
+                if self._stopped_at is not None and time.monotonic() - self._stopped_at > GRACE_SECONDS:
                     self._over.set()
                     _thread.interrupt_main()
 
-    def _look(self) -> None:
-        """The counts so far, to Prometheus and the log."""
-        notes, shards = self._told
+    def _refresh(self) -> None:
+        """Fetch the counts, update the metrics, and log new notes and finished shards."""
+        notes, shards = self._logged
         self.seen = seen = self.coordinator.snapshot(shards) or self.seen
-        self._told = len(seen.notes), seen.taken + len(seen.shards)
-        self.metrics.show(seen)
+        self._logged = len(seen.notes), seen.taken + len(seen.shards)
+        self.metrics.update(seen)
         for note in seen.notes[notes:]:
             log.say(note.event, str(note), line=f"note      {note}", level=logging.WARNING, shard=note.shard)
         for count in seen.shards[shards - seen.taken :]:
-            level = logging.WARNING if count.damage else logging.DEBUG  # a line for each of 70,000 shards is noise
+            level = logging.WARNING if count.damage else logging.DEBUG  # 70,000 lines, one per shard, would be noise
             log.say(schema.SHARD, str(count), level=level, **asdict(count), rejects=count.rejects)
 
-    def settle(self, rows: int, reasons: dict[str, int]) -> None:
-        """What is committed."""
+    def set_committed(self, rows: int, reasons: dict[str, int]) -> None:
+        """Replace the counts by those of the committed rows."""
         self.seen.rows = rows
         self.seen.reasons = Counter(reasons)
 
     def publish(self, state: str) -> None:
-        """For readers elsewhere; a store that is away must not hide what the run ends with."""
+        """Write the progress to the output. Ignore storage errors: they must not hide the result of the run."""
         with suppress(StorageError):
             self._publish(state)
 
     def _publish(self, state: str) -> None:
         publish(self.storage, self.config.output.path, self.part, self.now(state))
 
-    def _keep(self, renewed: float) -> float:
-        """A store that is away for a moment costs nothing; a lease not renewed in its time ends the run."""
+    def _publish_and_renew(self, renewed: float) -> float:
+        """Publish and renew the lease. Return when it was last renewed.
+
+        Ignore storage errors until the lease has expired; then stop the run.
+        """
         try:
             self._publish(self._state)
             self.lease.renew()
@@ -145,39 +154,39 @@ class Supervisor:
         except OutputError as exc:
             self.stop(exc)
         except StorageError as exc:
-            if time.monotonic() - renewed > SECONDS:
+            if time.monotonic() - renewed > LEASE_SECONDS:
                 self.stop(exc)
         return renewed
 
-    def _mind_rejects(self) -> None:
+    def _check_rejects(self) -> None:
         limits = self.config.limits
         rows, rejects = self.seen.decoded, self.seen.rejected
         if rows < limits.after_rows or rejects <= limits.max_reject_fraction * rows:
             return
-        most = ", ".join(f"{count:,} {reason}" for reason, count in self.seen.reasons.most_common(3))
-        why = JobError(
-            f"{rejects:,} of the first {rows:,} rows are rejects ({most}): more than limits.max_reject_fraction",
-            "is this the right input? limits.max_reject_fraction: 1.0 goes on regardless",
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.seen.reasons.most_common(3))
+        error = JobError(
+            f"{rejects:,} of the first {rows:,} rows are rejects ({reasons}): more than limits.max_reject_fraction",
+            "is this the right input? limits.max_reject_fraction: 1.0 accepts any",
         )
-        why.about["worst_shards"] = self.coordinator.worst_shards()
-        self.stop(why)
+        error.log_fields["worst_shards"] = self.coordinator.worst_shards()
+        self.stop(error)
 
-    def _mind_stall(self) -> None:
-        """Ray's own timeout would end a run that waits for a spot node; this one knows what it waits for."""
-        quiet, (self._waiting, changes) = self._stall.seconds(self.seen), self.nodes.poll()
+    def _check_stall(self) -> None:
+        """Stop a run that makes no progress; one that waits for GPUs may wait longer. Ray has no such distinction."""
+        idle, (self._waiting, changes) = self._stall.seconds(self.seen), self.nodes.poll()
         for change in changes:
             log.say("note", change)
         if self._waiting:
             limit, name, why = self.config.compute.wait_seconds, "compute.wait_seconds", f" for {self._waiting}"
         else:
             limit, name, why = self.config.limits.stalled_seconds, "limits.stalled_seconds", ""
-        if quiet > limit:
-            hint = "the same command goes on where it was; coyo-jobs doctor looks at the machines"
-            self.stop(ClusterError(f"no row was read, decoded or annotated for {quiet:,.0f} s ({name}){why}", hint))
+        if idle > limit:
+            hint = "run the same command to continue; coyo-jobs doctor checks the machines"
+            self.stop(ClusterError(f"no row was read, decoded or annotated for {idle:,.0f} s ({name}){why}", hint))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop in order; a second one stops at once."""
+        """Stop in order on SIGINT or SIGTERM, and at once on a second signal. Only the main thread receives signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -186,46 +195,50 @@ class Supervisor:
             if self.stopped is not None:
                 raise KeyboardInterrupt
             name = signal.Signals(number).name
-            self.stop(Interrupted(f"stopped by {name}; rows with results are committed", "the same command goes on"))
+            self.stop(
+                Interrupted(f"stopped by {name}; rows with results are committed", "run the same command to continue")
+            )
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
 @dataclass
 class QueuedRun:
-    """A run that cannot begin yet: says what it waits for, there and in the output, and keeps its lease."""
+    """A run that waits for resources: logs and publishes what it waits for, and renews its lease."""
 
     run: str
     part: str
     storage: Storage
     output: str
     lease: Lease
-    _told: float = -inf
-    _published: float = -inf
+    _logged_at: float = -inf
+    _published_at: float = -inf
 
     @contextmanager
-    def until_it_ends(self) -> Iterator[None]:
-        """A run that gives up, or is stopped meanwhile, is seen to be stopped."""
+    def publish_if_stopped(self) -> Iterator[None]:
+        """Publish the state "stopped" if the wait fails or is interrupted."""
         try:
             yield
         except (JobError, KeyboardInterrupt):
             with suppress(StorageError):
-                publish(self.storage, self.output, self.part, replace(before(self.run, "", 0.0), state="stopped"))
+                publish(
+                    self.storage, self.output, self.part, replace(waiting_progress(self.run, "", 0.0), state="stopped")
+                )
             raise
 
-    def tell(self, why: str, seconds: float) -> None:
-        """Raises OutputError when another run has taken the lease."""
+    def report(self, why: str, seconds: float) -> None:
+        """Log and publish what the run waits for. Raises OutputError if another run has taken the lease."""
         now = time.monotonic()
-        if now - self._told >= _TELL_EVERY:
-            self._told = now
+        if now - self._logged_at >= _LOG_EVERY:
+            self._logged_at = now
             log.say("waiting", f"{why}; {seconds:,.0f} s (compute.wait_seconds)", seconds=seconds)
-        if now - self._published >= _PUBLISH_EVERY:
-            self._published = now
-            with suppress(StorageError):  # for a moment; a lease that is lost is found out at the next try
-                publish(self.storage, self.output, self.part, before(self.run, why, seconds))
+        if now - self._published_at >= _PUBLISH_EVERY:
+            self._published_at = now
+            with suppress(StorageError):  # a brief outage; the next attempt detects a lost lease
+                publish(self.storage, self.output, self.part, waiting_progress(self.run, why, seconds))
                 self.lease.renew()

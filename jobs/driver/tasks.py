@@ -1,4 +1,4 @@
-"""What is left to read: the shards of the source less what the ledger says is committed, cut into read tasks."""
+"""Plan the read tasks: the rows of the source that the ledger does not list as committed."""
 
 import sys
 import zlib
@@ -8,33 +8,36 @@ from dataclasses import dataclass, replace
 
 from jobs.errors import ConfigError
 from jobs.row_ranges import Coverage
-from jobs.sources import Shard, Source, Unit, parquet
+from jobs.sources import ReadUnit, Shard, Source, parquet
 from jobs.storage import Storage
 
-SPLIT_BYTES = 256 << 20  # a bigger Parquet file is read by several tasks, each some of its row groups
-URL_SPLIT_BYTES = 4 << 20  # 20,000 urls or so, minutes of fetching: a row group is the least that a task can read
+SPLIT_BYTES = 256 << 20  # several tasks share a bigger Parquet file: each reads some of its row groups
+URL_SPLIT_BYTES = 4 << 20  # about 20,000 urls, minutes of fetching; a task reads at least one row group
 GROUP_BYTES = 32 << 20  # smaller shards share a task: starting one costs about 20 ms of two cores
 _THREADS = 32
 
-Task = tuple[Unit, ...]
+Task = tuple[ReadUnit, ...]
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One of `count` disjoint parts of a source, from 1; a shard's part follows from its name alone, so shards that
-    come later move no other."""
+    """Part `index` of `count` disjoint parts of a source, from 1.
+
+    A shard's part depends only on its name, so new shards do not move old ones to another part.
+    """
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Partition":
+        """Parse "I/N". Raises ConfigError."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ConfigError(f"--part {text}: not of the form 2/8, from 1/8 to 8/8")
+            raise ConfigError(f"--part {text}: not I/N with I from 1 to N, such as 2/8")
         return cls(int(index), int(count))
 
-    def holds(self, shard: Shard) -> bool:
+    def contains(self, shard: Shard) -> bool:
         return zlib.crc32(shard.name.encode()) % self.count == self.index - 1
 
     def __str__(self) -> str:
@@ -42,13 +45,13 @@ class Partition:
 
     @property
     def suffix(self) -> str:
-        """What tells this part's `_lease` and `_progress` from the others'."""
+        """Suffix of this part's `_lease` and `_progress` files; "" for the whole source."""
         return f"-{self.index}of{self.count}" if self.count > 1 else ""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Read tasks, and how much of the source is already done."""
+    """The read tasks of a run, and how much of the source is committed already."""
 
     tasks: tuple[Task, ...]
     shards: int
@@ -57,20 +60,22 @@ class Work:
     bytes_left: int
 
 
-def plan(
+def plan_tasks(
     storage: Storage, source: Source, coverage: Mapping[str, Coverage], *, cores: int, part: Partition | None = None
 ) -> Work:
-    """Complete shards are neither opened nor listed again; of the others only the missing rows are computed."""
-    shards = [shard for shard in source.shards if part is None or part.holds(shard)]
+    """Plan tasks for the missing rows of incomplete shards. Complete shards are not opened."""
+    shards = [shard for shard in source.shards if part is None or part.contains(shard)]
     done = {shard.name for shard in shards if coverage.get(shard.name, Coverage()).complete}
     left = [shard for shard in shards if shard.name not in done]
     with ThreadPoolExecutor(_THREADS) as pool:
-        cut = pool.map(lambda shard: _units(storage, source, shard, coverage.get(shard.name, Coverage())), left)
-        units = [unit for units in cut for unit in units]
+        units_by_shard = pool.map(
+            lambda shard: _units(storage, source, shard, coverage.get(shard.name, Coverage())), left
+        )
+        units = [unit for units in units_by_shard for unit in units]
     size = sum(shard.entry.size for shard in left)
-    target = min(GROUP_BYTES, size // (4 * max(1, cores)))  # enough tasks for every core, before they are big enough
+    target = min(GROUP_BYTES, size // (4 * max(1, cores)))  # first enough tasks for every core, then big tasks
     return Work(
-        tasks=tuple(_grouped(units, target)),
+        tasks=tuple(_group(units, target)),
         shards=len(shards),
         shards_done=len(done),
         rows_done=sum(coverage[shard.name].count for shard in shards if shard.name in coverage),
@@ -78,9 +83,9 @@ def plan(
     )
 
 
-def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[Unit]:
+def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> list[ReadUnit]:
     split = {"parquet": SPLIT_BYTES, "urls": URL_SPLIT_BYTES}.get(source.layout.format, sys.maxsize)
-    whole = Unit(shard, None, have.ranges, known=have.total or 0)
+    whole = ReadUnit(shard, None, have.ranges, known_total=have.total or 0)
     if shard.entry.size <= split:
         return [whole]
     parts: list[list[int]] = [[]]
@@ -91,13 +96,13 @@ def _units(storage: Storage, source: Source, shard: Shard, have: Coverage) -> li
             size = 0
         parts[-1].append(index)
         size += stored
-    if parts == [[]]:  # no readable footer: the reader says so
+    if parts == [[]]:  # no readable footer: the reader reports it
         return [whole]
     return [replace(whole, row_groups=tuple(part), last=part is parts[-1]) for part in parts]
 
 
-def _grouped(units: Sequence[Unit], target: int) -> list[Task]:
-    tasks: list[list[Unit]] = []
+def _group(units: Sequence[ReadUnit], target: int) -> list[Task]:
+    tasks: list[list[ReadUnit]] = []
     size = target
     for unit in units:
         if size >= target:

@@ -1,9 +1,9 @@
-"""A finished output in the forms that other tools take: one file here for each, and what they share.
+"""Export a finished output to the formats of other tools; each format has its module here.
 
     export("hf", "s3://bucket/out", "s3://bucket/hf", 32_768)
 
-The rows of the output, in their order, are cut into parts. A part becomes one Parquet file, and for some forms arrays
-beside it with the same rows in the same order. Parts are made one after another, so memory is that of one.
+The rows of the output, in order, are cut into parts. A part becomes one Parquet file; some formats add arrays with the
+same rows in the same order. Parts are written one after another, so memory use is that of one part.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import Any
 from jobs.errors import OutputError
 from jobs.exports.clip_retrieval import ClipRetrieval
 from jobs.exports.coyo_labeled import CoyoLabeled
-from jobs.exports.form import FileRange, Form
+from jobs.exports.form import ExportFormat, FileRange
 from jobs.exports.hf import HuggingFace
 from jobs.exports.target import ExportFolder, FileStats, ThrottledLog, describe
 from jobs.log import say
@@ -22,7 +22,7 @@ from jobs.output import footer
 from jobs.output.finished import FinishedOutput
 from jobs.storage.paths import join_path
 
-FORMS: dict[str, Callable[[FinishedOutput], Form]] = {
+FORMATS: dict[str, Callable[[FinishedOutput], ExportFormat]] = {
     "coyo-labeled": CoyoLabeled,
     "clip-retrieval": ClipRetrieval,
     "hf": HuggingFace,
@@ -30,52 +30,56 @@ FORMS: dict[str, Callable[[FinishedOutput], Form]] = {
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A complete export; `fresh` where this call completed it."""
+class ExportSummary:
+    """A complete export; `created` is True if this call completed it."""
 
     form: str
     path: str
     rows: int
     files: int
     left_out: dict[str, int]
-    fresh: bool
+    created: bool
 
     def __str__(self) -> str:
-        already = "" if self.fresh else "already complete: "
+        already = "" if self.created else "already complete: "
         lines = [f"{already}{self.rows:,} rows in {self.files:,} files in {self.path}, as {self.form}"]
         return "\n".join(lines + [f"  left out {count:>9,}  {why}" for why, count in self.left_out.items()])
 
 
-def export(form: str, output: str, to: str, rows_per_file: int) -> Exported:
-    """Make what is missing of the export, prove its counts, and say what it holds. Raises OutputError."""
+def export(form: str, output: str, to: str, rows_per_file: int) -> ExportSummary:
+    """Write the files that the export still lacks, check all row counts, and write `_export.json`.
+
+    `form` is a key of FORMATS; `output` is the output's folder or recipe; `to` is the export's folder. Raises
+    OutputError.
+    """
     finished = FinishedOutput.open(output)
-    made = FORMS[form](finished)
-    target = ExportFolder.of(finished, to, {"form": form, "rows_per_file": rows_per_file})
-    said = target.finished()
-    if said is not None:
-        return _exported(form, to, said, fresh=False)
-    for note in made.notes:
+    fmt = FORMATS[form](finished)
+    folder = ExportFolder.for_output(finished, to, {"form": form, "rows_per_file": rows_per_file})
+    contents = folder.read_contents()
+    if contents is not None:
+        return _summary(form, to, contents, created=False)
+    for note in fmt.notes:
         say("export", note)
-    parts = _parts(finished.count, rows_per_file)
-    names = [name for part in parts for name in made.names(part)]
-    there = target.there(names, beside=made.beside)
-    left_out = _write(finished, made, target, parts, {name: about["left_out"] for name, about in there.items()})
-    held = target.held(names)
+    parts = _parts(finished.num_rows, rows_per_file)
+    names = [name for part in parts for name in fmt.file_names(part)]
+    complete = folder.complete_files(names, extra=fmt.extra_files)
+    left_out = _write(finished, fmt, folder, parts, {name: made["left_out"] for name, made in complete.items()})
+    stats = folder.file_stats(names)
     for part, left in zip(parts, left_out, strict=True):
-        _prove(target, part.stop - part.start - left.total(), made.names(part), held)
+        _check_rows(folder, part.stop - part.start - left.total(), fmt.file_names(part), stats)
     total: Counter[str] = sum(left_out, Counter())
-    rows = finished.count - total.total()
+    rows = finished.num_rows - total.total()
     if rows == 0:
-        raise OutputError(f"{output}: no row can be exported as {form}: {', '.join(total)}", "choose another form")
+        raise OutputError(f"{output}: no row can be exported as {form}: {', '.join(total)}", "choose another format")
     sizes = {
-        "stored": sum(file.stored for file in held.values()),
-        "unpacked": sum(file.unpacked for file in held.values()),
+        "stored": sum(file.stored for file in stats.values()),
+        "unpacked": sum(file.unpacked for file in stats.values()),
     }
-    said = {"rows": rows, "left_out": total, "files": len(held), "bytes": sizes, **describe(finished)}
-    for name, written in made.beside.items():
-        target.put(name, written(said))
-    target.finish(said)
-    return _exported(form, to, said, fresh=True)
+    contents = {"rows": rows, "left_out": total, "files": len(stats), "bytes": sizes, **describe(finished)}
+    for name, to_bytes in fmt.extra_files.items():
+        folder.put(name, to_bytes(contents))
+    folder.write_contents(contents)
+    return _summary(form, to, contents, created=True)
 
 
 def _parts(count: int, size: int) -> list[FileRange]:
@@ -85,42 +89,44 @@ def _parts(count: int, size: int) -> list[FileRange]:
 
 def _write(
     finished: FinishedOutput,
-    made: Form,
-    target: ExportFolder,
+    fmt: ExportFormat,
+    folder: ExportFolder,
     parts: Sequence[FileRange],
-    there: dict[str, dict[str, int]],
+    complete: dict[str, dict[str, int]],
 ) -> list[Counter[str]]:
-    """Write the parts that are not there; what was left out of each part."""
+    """Write the parts whose Parquet file is not `complete`; return the rows left out of each part, by reason."""
     left_out = []
-    pace = ThrottledLog("export")
+    progress = ThrottledLog("export")
     for part in parts:
-        known = there.get(made.names(part)[-1])
-        left_out.append(Counter(known if known is not None else _write_part(finished, made, target, part)))
-        pace.say(f"{part.stop:,} of {finished.count:,} rows")
+        known = complete.get(fmt.file_names(part)[-1])
+        left_out.append(Counter(known if known is not None else _write_part(finished, fmt, folder, part)))
+        progress.say(f"{part.stop:,} of {finished.num_rows:,} rows")
     return left_out
 
 
-def _write_part(finished: FinishedOutput, made: Form, target: ExportFolder, part: FileRange) -> Mapping[str, int]:
-    """Write the part's files, the one that says so last; what was left out of them."""
-    *arrays, table = made.names(part)
-    files = made.files(finished.read(part.start, part.stop, made.columns))
+def _write_part(
+    finished: FinishedOutput, fmt: ExportFormat, folder: ExportFolder, part: FileRange
+) -> Mapping[str, int]:
+    """Write the part's files, its Parquet file last; return the rows left out, by reason."""
+    *arrays, table = fmt.file_names(part)
+    files = fmt.convert(finished.read(part.start, part.stop, fmt.columns))
     if files.table.num_rows:
         for name, data in zip(arrays, files.arrays, strict=True):
-            target.put(name, data)
-        metadata = {**(files.table.schema.metadata or {}), **target.metadata(left_out=files.left_out)}
-        target.put(table, footer.parquet_bytes(files.table, metadata))
+            folder.put(name, data)
+        metadata = {**(files.table.schema.metadata or {}), **folder.footer_metadata(left_out=files.left_out)}
+        folder.put(table, footer.parquet_bytes(files.table, metadata))
     return files.left_out
 
 
-def _prove(target: ExportFolder, rows: int, names: Sequence[str], held: dict[str, FileStats]) -> None:
-    """Each file of a part holds its rows, as the files themselves say; a part without rows has no files."""
+def _check_rows(folder: ExportFolder, rows: int, names: Sequence[str], stats: dict[str, FileStats]) -> None:
+    """Check that each stored file of a part holds `rows` rows, or that a part without rows has no files."""
     for name in names:
-        if held.get(name, FileStats()).rows != rows or (name in held) != bool(rows):
-            found = f"{held[name].rows} rows" if name in held else "not there"
+        if stats.get(name, FileStats()).rows != rows or (name in stats) != bool(rows):
+            stored = f"{stats[name].rows} rows" if name in stats else "missing"
             raise OutputError(
-                f"{join_path(target.path, name)}: {found}, must be {rows} rows", "delete it and run again"
+                f"{join_path(folder.path, name)}: {stored}, must be {rows} rows", "delete it and run again"
             )
 
 
-def _exported(form: str, to: str, said: dict[str, Any], *, fresh: bool) -> Exported:
-    return Exported(form, to, said["rows"], said["files"], said["left_out"], fresh)
+def _summary(form: str, to: str, contents: dict[str, Any], *, created: bool) -> ExportSummary:
+    return ExportSummary(form, to, contents["rows"], contents["files"], contents["left_out"], created)

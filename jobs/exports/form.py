@@ -1,4 +1,4 @@
-"""What a form of export is: names for its files, and how rows become them."""
+"""The interface of an export format: names for its files, and how rows become file contents."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,18 +9,19 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class FileRange:
-    """The rows of the output from `start` to `stop`; part `number` of `of`, counted from 0."""
+    """Rows `start` to `stop` (exclusive) of the output: part `number`, counted from 0, of `total` parts."""
 
     number: int
-    of: int
+    total: int
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
-class Files:
-    """What one part's files hold: a table, arrays with the same rows (their bytes, made one at a time), and how many
-    rows were left out, by reason.
+class FileContents:
+    """The contents of one part's files: a table, and the bytes of arrays with the same rows, made one at a time.
+
+    `left_out` counts the rows that the format cannot hold, by reason.
     """
 
     table: pa.Table
@@ -28,23 +29,23 @@ class Files:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-class Form(Protocol):
-    """Made from a finished output; making one raises OutputError where the output lacks what the form needs."""
+class ExportFormat(Protocol):
+    """Made from a finished output; the constructor raises OutputError if the output lacks what the format needs."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """Of rows/, those to read."""
+        """The columns of rows/ that the format reads."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What the user should know before: what the output could not give."""
+        """Messages for the user before the export: what the files will lack."""
 
     @property
-    def beside(self) -> Mapping[str, Callable[[Mapping[str, Any]], bytes]]:
-        """Files that are no data, written when all data is: what they hold, from what `_export.json` will say."""
+    def extra_files(self) -> Mapping[str, Callable[[Mapping[str, Any]], bytes]]:
+        """Files without rows, written last; each name maps to a function from `_export.json` to the file's bytes."""
 
-    def names(self, part: FileRange) -> list[str]:
-        """The part's files: arrays, then its Parquet file, which is written last and says that the part is whole."""
+    def file_names(self, part: FileRange) -> list[str]:
+        """The part's files: arrays first, then its Parquet file, which is written last and marks the part complete."""
 
-    def files(self, rows: pa.Table) -> Files:
-        """What the part's files hold, from its rows."""
+    def convert(self, rows: pa.Table) -> FileContents:
+        """Convert the rows of one part to the contents of its files."""

@@ -1,8 +1,8 @@
-"""Which addresses urls may lead to: public ones, and those of networks that the recipe names.
+"""Which addresses urls may lead to: public ones, and those in networks that the recipe allows.
 
-A url is untrusted input, and this process may reach what its author may not: the machine itself, the cluster's network,
-the cloud's metadata service. So every address is judged where a socket for it is made, with the very numbers that the
-socket is then connected to. Names, literal addresses and redirects all come through there, and nothing is looked up
+A url is untrusted input, and this process can reach what the url's author cannot: the machine itself, the cluster's
+network, the cloud's metadata service. So each address is checked where its socket is created, and the socket connects
+to exactly that address. Host names, literal addresses and redirects all pass this check, and no DNS lookup happens
 between the check and the connection.
 """
 
@@ -19,11 +19,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address = IPv4Address | IPv6Address
 
-# Not what ipaddress calls global: it changes with Python's releases, and a metadata service has a public address.
+# Not ipaddress.is_global: it changes between Python releases, and one metadata service has a public address.
 _SPECIAL4 = {
     "0.0.0.0/8": "this host",
     "10.0.0.0/8": "private",
-    "100.64.0.0/10": "shared by a provider's customers",
+    "100.64.0.0/10": "shared address space of a provider",
     "127.0.0.0/8": "loopback",
     "168.63.129.16/32": "a metadata service",
     "169.254.0.0/16": "link-local, where metadata services are",
@@ -52,14 +52,14 @@ _SPECIAL6 = {
     "2620:4f:8000::/48": "reserved",
     "3fff::/20": "documentation",
 }
-_SPECIAL = {ip_network(network): what for network, what in {**_SPECIAL4, **_SPECIAL6}.items()}
-_LOOKUPS = 64  # names looked up at once: a dead one takes ten seconds and more
-_UNICAST6 = IPv6Network("2000::/3")  # all that is given out to the public
-_NAT64 = IPv6Network("64:ff9b::/96")  # where a network without IPv4 reaches IPv4
+_SPECIAL = {ip_network(network): description for network, description in {**_SPECIAL4, **_SPECIAL6}.items()}
+_LOOKUPS = 64  # concurrent DNS lookups; one of a dead name takes 10 seconds or more
+_UNICAST6 = IPv6Network("2000::/3")  # all public unicast addresses
+_NAT64 = IPv6Network("64:ff9b::/96")  # IPv4 addresses as seen from IPv6-only networks
 
 
-class Refused(OSError):
-    """No connection is made to this address."""
+class AddressRefused(OSError):
+    """The policy forbids a connection to this address."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -68,35 +68,35 @@ class Refused(OSError):
         self.message = message
 
 
-class Addresses:
-    """Judges addresses, and makes the sockets that connect to them."""
+class AddressPolicy:
+    """Checks addresses, and creates sockets for the allowed ones."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = [ip_network(network) for network in allowed]
 
     def open_socket(self, info: AddrInfoType) -> socket.socket:
-        """For aiohttp's connector, which connects it to exactly the address in `info`. Raises Refused."""
-        family, kind, protocol, _, place = info
-        if why := self.why_not(str(place[0])):
-            raise Refused(f"{place[0]} is {why}")
+        """Create a socket for aiohttp's connector, which connects it to this very address. Raises AddressRefused."""
+        family, kind, protocol, _, address = info
+        if description := self.refusal(str(address[0])):
+            raise AddressRefused(f"{address[0]} is {description}")
         return socket.socket(family, kind, protocol)
 
-    def why_not(self, text: str) -> str | None:
-        """What is special about this address; None if it may be connected to."""
+    def refusal(self, text: str) -> str | None:
+        """Why this address is refused, as a description such as "loopback"; None if it is allowed."""
         try:
             address = ip_address(text)
         except ValueError:
             return "not an address"
-        inner = _inner(address)
-        if any(each in network for network in self._allowed for each in (address, inner)):
+        target = _embedded(address)
+        if any(candidate in network for network in self._allowed for candidate in (address, target)):
             return None
-        if what := next((what for network, what in _SPECIAL.items() if inner in network), None):
-            return what
-        return "not a public address" if isinstance(inner, IPv6Address) and inner not in _UNICAST6 else None
+        if description := next((text for network, text in _SPECIAL.items() if target in network), None):
+            return description
+        return "not a public address" if isinstance(target, IPv6Address) and target not in _UNICAST6 else None
 
 
-def _inner(address: Address) -> Address:
-    """The IPv4 address that is really connected to, for the two forms that reach public ones."""
+def _embedded(address: Address) -> Address:
+    """The IPv4 address inside an IPv4-mapped or NAT64 address, which is where a connection leads."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped:
             return address.ipv4_mapped
@@ -105,9 +105,9 @@ def _inner(address: Address) -> Address:
     return address
 
 
-class Names(AbstractResolver):
-    """The system's resolver, in threads of its own. A lookup that hangs keeps its thread; nobody waits for it longer
-    than `seconds`, which begin when there is a thread.
+class SystemResolver(AbstractResolver):
+    """The system's resolver in a thread pool, with a timeout of `seconds` per lookup, counted from its start. A lookup
+    that hangs keeps its thread.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -120,22 +120,22 @@ class Names(AbstractResolver):
     ) -> list[ResolveResult]:
         await self._free.acquire()
         look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        found = asyncio.get_running_loop().run_in_executor(self._threads, look_up)
-        found.add_done_callback(self._done)
+        lookup = asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        lookup.add_done_callback(self._done)
         try:
             async with asyncio.timeout(self._seconds):
-                infos = await asyncio.shield(found)
+                infos = await asyncio.shield(lookup)
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no answer in {self._seconds:g} s") from None
         return [
-            ResolveResult(hostname=host, host=str(place[0]), port=port, family=of, proto=proto, flags=0)
-            for of, _, proto, _, place in infos
+            ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=proto, flags=0)
+            for kind, _, proto, _, address in infos
         ]
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _done(self, found: asyncio.Future[Any]) -> None:
+    def _done(self, lookup: asyncio.Future[Any]) -> None:
         self._free.release()
-        if not found.cancelled():
-            found.exception()  # seen: whoever waited may be gone
+        if not lookup.cancelled():
+            lookup.exception()  # mark as retrieved: the caller may have timed out

@@ -1,4 +1,4 @@
-"""Why a request gave no image: what aiohttp raises and what servers answer, as Rejects. One place translates both."""
+"""Turn aiohttp's exceptions and unsuccessful responses into Rejects."""
 
 import errno
 import socket
@@ -7,63 +7,81 @@ from http import HTTPStatus
 import aiohttp
 
 from jobs.errors import ClusterError, Reason, Reject
-from jobs.fetch.addresses import Refused
-from jobs.fetch.headers import retry_after
+from jobs.fetch.addresses import AddressRefused
+from jobs.fetch.headers import retry_after_seconds
 
-RAISED = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError; ValueError: what cannot be parsed
-_HOPELESS = (501, 505)  # of the 5xx: the server cannot, and will not be able to
+REQUEST_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # includes TimeoutError; ValueError: unparsable
+_PERMANENT_5XX = (501, 505)  # not implemented; HTTP version not supported
 _GONE = (404, 410)
-_NO_FILES = (errno.EMFILE, errno.ENFILE)
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-class Failed(Reject):
-    """A request gave no image, this time.
+class RequestFailed(Reject):
+    """One request failed.
 
-    `again`: another try may help. `silent`: the host gave no complete answer. `rest`: seconds that it asks for.
+    `retryable`: a retry may succeed. `unanswered`: the host sent no complete response. `retry_after`: seconds that the
+    host asks to wait.
     """
 
     def __init__(
-        self, reason: Reason, message: str, *, again: bool = False, silent: bool = False, rest: float | None = None
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        retryable: bool = False,
+        unanswered: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(reason, message)
-        self.again, self.silent, self.rest = again, silent, rest
+        self.retryable, self.unanswered, self.retry_after = retryable, unanswered, retry_after
 
 
-def raised(exc: Exception) -> Failed:
-    """What one of RAISED means. Raises ClusterError for what is the fault of this machine."""
+def from_exception(exc: Exception) -> RequestFailed:
+    """The failure behind one of REQUEST_ERRORS. Raises ClusterError if this machine ran out of open files."""
     if isinstance(exc, aiohttp.ClientSSLError):
-        return Failed(Reason.CONNECT, _plain(exc), silent=True)
+        return RequestFailed(Reason.CONNECT, _message(exc), unanswered=True)
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
-    if isinstance(cause, Refused):
-        return Failed(Reason.BLOCKED_ADDRESS, cause.message)
-    if isinstance(cause, OSError) and cause.errno in _NO_FILES:
+    if isinstance(cause, AddressRefused):
+        return RequestFailed(Reason.BLOCKED_ADDRESS, cause.message)
+    if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
         raise ClusterError(f"fetch: {cause}", "lower fetch.requests, or raise the limit of open files (ulimit -n)")
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        again = exc.os_error.errno == socket.EAI_AGAIN
-        return Failed(Reason.DNS, _plain(exc.os_error), again=again, silent=True)
+        retryable = exc.os_error.errno == socket.EAI_AGAIN
+        return RequestFailed(Reason.DNS, _message(exc.os_error), retryable=retryable, unanswered=True)
     if isinstance(exc, TimeoutError):
-        return Failed(Reason.TIMEOUT, str(exc) or "longer than fetch.total_seconds", again=True, silent=True)
+        return RequestFailed(
+            Reason.TIMEOUT, str(exc) or "longer than fetch.total_seconds", retryable=True, unanswered=True
+        )
     if isinstance(exc, aiohttp.ClientPayloadError):
-        return Failed(Reason.CONNECT, f"the answer is cut: {_plain(exc)}", again=True, silent=True)
+        return RequestFailed(
+            Reason.CONNECT, f"the response is incomplete: {_message(exc)}", retryable=True, unanswered=True
+        )
     if isinstance(exc, aiohttp.ClientConnectionError | OSError):
-        return Failed(Reason.CONNECT, _plain(cause), again=True, silent=True)
-    return Failed(Reason.BAD_ANSWER, _plain(exc))
+        return RequestFailed(Reason.CONNECT, _message(cause), retryable=True, unanswered=True)
+    return RequestFailed(Reason.BAD_ANSWER, _message(exc))
 
 
-def answered(answer: aiohttp.ClientResponse) -> Failed:
-    """What an answer without an image means."""
-    status, message = answer.status, _status(answer.status)
+def from_response(response: aiohttp.ClientResponse) -> RequestFailed:
+    """The failure that a response without an image reports."""
+    status, message = response.status, _status(response.status)
     if status in _GONE:
-        return Failed(Reason.HTTP_404, message)
+        return RequestFailed(Reason.HTTP_404, message)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Failed(Reason.THROTTLED, message, again=True, rest=retry_after(answer.headers) or 0.0)
+        return RequestFailed(
+            Reason.THROTTLED, message, retryable=True, retry_after=retry_after_seconds(response.headers) or 0.0
+        )
     if status == HTTPStatus.REQUEST_TIMEOUT:
-        return Failed(Reason.TIMEOUT, message, again=True)
+        return RequestFailed(Reason.TIMEOUT, message, retryable=True)
     if 400 <= status < 500:
-        return Failed(Reason.HTTP_4XX, message)
+        return RequestFailed(Reason.HTTP_4XX, message)
     if 500 <= status < 600:
-        return Failed(Reason.HTTP_5XX, message, again=status not in _HOPELESS, rest=retry_after(answer.headers))
-    return Failed(Reason.BAD_ANSWER, f"{message} is no answer to this request")
+        return RequestFailed(
+            Reason.HTTP_5XX,
+            message,
+            retryable=status not in _PERMANENT_5XX,
+            retry_after=retry_after_seconds(response.headers),
+        )
+    return RequestFailed(Reason.BAD_ANSWER, f"unexpected status {message}")
 
 
 def _status(status: int) -> str:
@@ -73,6 +91,6 @@ def _status(status: int) -> str:
         return str(status)
 
 
-def _plain(exc: BaseException) -> str:
-    said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    return said[:300] or type(exc).__name__
+def _message(exc: BaseException) -> str:
+    message = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    return message[:300] or type(exc).__name__

@@ -1,9 +1,9 @@
-"""How much memory bodies may take, whatever servers send and however slowly rows are taken; about
+"""The memory limit of response bodies, for any server and any speed of the caller. It is about
 
-    fetch.requests x (SMALL + what a connection buffers)  +  LARGE  +  BACKLOG  +  BACKLOG in the caller's hands
+    fetch.requests x (SMALL + buffer of a connection)  +  LARGE  +  BACKLOG  +  BACKLOG held by the caller
 
-Bodies up to SMALL are simply read. A larger one first reserves all that it may become; while it waits, its server waits
-too, and its clock stands still. While finished bodies that nobody took are more than BACKLOG, no request is made.
+A body up to SMALL is read without a reservation. A larger one first reserves its maximum size; while it waits, its
+server waits too, and its timeout is suspended. No request starts while uncollected bodies exceed BACKLOG.
 """
 
 import asyncio
@@ -15,33 +15,37 @@ LARGE = 128 << 20
 BACKLOG = 32 << 20
 
 
-class Memory:
+class MemoryBudget:
+    """Counts the bytes of large bodies and of the backlog. All sizes are in bytes."""
+
     def __init__(self) -> None:
-        self._line = asyncio.Lock()  # first come, first served: small ones do not overtake for ever
+        self._lock = asyncio.Lock()  # in order of arrival: small bodies must not starve a large one
         self._freed = asyncio.Event()
         self._reserved = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._below_limit = asyncio.Event()
+        self._below_limit.set()
         self._backlog = 0
 
-    async def room(self) -> None:
-        """Waits while too many finished bodies lie about."""
-        await self._room.wait()
+    async def wait_for_backlog(self) -> None:
+        """Wait while the backlog of uncollected bodies exceeds BACKLOG."""
+        await self._below_limit.wait()
 
-    def finished(self, size: int) -> None:
+    def add_backlog(self, size: int) -> None:
+        """Count a finished body that the caller has not collected."""
         self._count(size)
 
-    def taken(self, size: int) -> None:
+    def remove_backlog(self, size: int) -> None:
+        """Uncount collected bodies."""
         self._count(-size)
 
     @asynccontextmanager
-    async def reserved(self, size: int, deadline: asyncio.Timeout) -> AsyncIterator[None]:
-        """For one large body, even if it is larger than LARGE. The deadline stands still while it waits."""
-        async with _stopped(deadline), self._line:
+    async def reserve(self, size: int, deadline: asyncio.Timeout) -> AsyncIterator[None]:
+        """Reserve memory for a large body, even above LARGE if it is the only one. Suspends the deadline meanwhile."""
+        async with _suspended(deadline), self._lock:
             while self._reserved and self._reserved + size > LARGE:
                 self._freed.clear()
                 await self._freed.wait()
-            await self.room()
+            await self.wait_for_backlog()
             self._reserved += size
         try:
             yield
@@ -52,16 +56,16 @@ class Memory:
     def _count(self, size: int) -> None:
         self._backlog += size
         if self._backlog < BACKLOG:
-            self._room.set()
+            self._below_limit.set()
         else:
-            self._room.clear()
+            self._below_limit.clear()
 
 
 @asynccontextmanager
-async def _stopped(deadline: asyncio.Timeout) -> AsyncIterator[None]:
-    loop, until = asyncio.get_running_loop(), deadline.when()
-    assert until is not None
-    left = until - loop.time()
+async def _suspended(deadline: asyncio.Timeout) -> AsyncIterator[None]:
+    loop, when = asyncio.get_running_loop(), deadline.when()
+    assert when is not None
+    left = when - loop.time()
     deadline.reschedule(None)
     yield
     deadline.reschedule(loop.time() + left)

@@ -1,7 +1,4 @@
-"""A url as it stands in a corpus, or in a redirect, becomes one that may be asked for, or is a bad_url.
-
-Where it leads is judged when it is connected to, in addresses.py.
-"""
+"""Parse and check the urls of a corpus and of redirects. addresses.py checks where they lead, when connecting."""
 
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -10,7 +7,7 @@ from yarl import URL
 
 from jobs.errors import Reason, Reject
 
-_LONGEST = 8192  # characters; servers refuse longer ones
+_MAX_LENGTH = 8192  # characters; servers refuse longer ones
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PLAIN = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)  # RFC 3986: nothing to quote
 _NAME = re.compile(r"(?=.{1,254}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
@@ -18,15 +15,15 @@ _AUTHORITY = re.compile(r"([^@\[\]:]+|\[[^@\[\]]+\])(:[0-9]*)?")
 
 
 def parse(text: str | None) -> URL:
-    """Raises Reject: no_image without a url, bad_url."""
+    """Parse a url. Raises Reject: no_image if there is none, bad_url if it is not allowed."""
     stripped = (text or "").strip(" \t\r\n")
     if not stripped:
         raise Reject(Reason.NO_IMAGE, "no url")
     return _checked(stripped)
 
 
-def follow(url: URL, location: str) -> URL:
-    """Where a redirect leads. Raises Reject: bad_url."""
+def resolve_redirect(url: URL, location: str) -> URL:
+    """Resolve the Location of a redirect. Raises Reject (bad_url)."""
     try:
         return _checked(location.strip(" \t"), url)
     except Reject as exc:
@@ -34,36 +31,36 @@ def follow(url: URL, location: str) -> URL:
 
 
 def _checked(text: str, base: URL | None = None) -> URL:
-    """A url of plain characters is asked for exactly as it is written: some are signed."""
-    if len(text) > _LONGEST:
-        raise _bad(text, f"is longer than {_LONGEST} characters")
+    """Parse and check. A url of RFC 3986 characters is kept exactly as written, since it may be signed."""
+    if len(text) > _MAX_LENGTH:
+        raise _bad(text, f"is longer than {_MAX_LENGTH} characters")
     if _CONTROL.search(text):
         raise _bad(text, "has control characters")
     try:
         url = URL(text, encoded=bool(_PLAIN.fullmatch(text)))
         url = base.join(url) if base else url
-        why = _why_not(url)
+        problem = _find_problem(url)
     except ValueError as exc:
         raise _bad(text, f"is not a url: {exc}") from None
-    if why:
-        raise _bad(text, why)
+    if problem:
+        raise _bad(text, problem)
     return url
 
 
-def _why_not(url: URL) -> str | None:
-    """Raises ValueError for a port that is none."""
+def _find_problem(url: URL) -> str | None:
+    """What is wrong with the url, or None. Raises ValueError for an invalid port."""
     if url.scheme not in ("http", "https"):
         return "is not http or https"
     if url.raw_user is not None or url.raw_password is not None:
-        return "has credentials in it"
+        return "contains credentials"
     parts = _AUTHORITY.fullmatch(url.raw_authority)
     if not parts or not _is_host(parts[1]):
-        return "has no host, or one of an odd form"
+        return "has no host, or a malformed one"
     return None if url.port else "has port 0"
 
 
 def _is_host(host: str) -> bool:
-    """A name, or an address in its usual form: what only looks like a number, 0x7f.1 or 2130706433, is neither."""
+    """Whether this is a host name or an address in standard form; 0x7f.1 and 2130706433 are neither."""
     try:
         if host.startswith("["):
             return IPv6Address(host[1:-1]).scope_id is None
@@ -75,6 +72,6 @@ def _is_host(host: str) -> bool:
     return bool(_NAME.fullmatch(host))
 
 
-def _bad(text: str, why: str) -> Reject:
-    """The message shows the url, without what could be a password."""
-    return Reject(Reason.BAD_URL, f"{re.sub('//[^/]*@', '//...@', text)[:200]!r} {why}")
+def _bad(text: str, problem: str) -> Reject:
+    """A bad_url; its message has the url without a possible password."""
+    return Reject(Reason.BAD_URL, f"{re.sub('//[^/]*@', '//...@', text)[:200]!r} {problem}")

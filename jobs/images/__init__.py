@@ -1,1 +1,1 @@
-"""Encoded image bytes to the pixels that models want: decode once, then paint each canvas."""
+"""Turn encoded image bytes into model input pixels: decode each image once, then paint every canvas from it."""

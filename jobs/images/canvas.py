@@ -1,7 +1,7 @@
-"""The uint8 pixels a model wants, as its image processor's config says, and how the device scales them.
+"""Image preprocessing in two steps: a Canvas (resize and crop, uint8, on the CPU) and a Scale (floats, on the device).
 
-A Canvas is painted on the CPU exactly as transformers' Pillow-backed processors do it, bit for bit. A Scale turns
-it into the floats they would have given, on the device: floats never travel.
+Painting a canvas equals transformers' Pillow-backed image processors bit for bit. Scaling happens on the device, so
+only uint8 pixels are sent between processes.
 """
 
 import hashlib
@@ -20,7 +20,11 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # [height, width, 3], RGB
 
 @dataclass(frozen=True)
 class Canvas:
-    """Resize (squash to a size, or the shortest edge), then centre crop; sizes are (height, width) in pixels."""
+    """Resize, then centre crop. All sizes are (height, width) in pixels.
+
+    `squash` resizes to a size and ignores the aspect ratio; `shortest_edge` resizes that edge and keeps the ratio;
+    `resample` is Pillow's filter. Raises ValueError if neither `squash` nor `crop` fixes the output size.
+    """
 
     squash: tuple[int, int] | None = None
     shortest_edge: int | None = None
@@ -29,17 +33,17 @@ class Canvas:
 
     def __post_init__(self) -> None:
         if not self.crop and not self.squash:
-            raise ValueError("images of different shapes would give canvases of different sizes: no size and no crop")
+            raise ValueError("without a size or a crop, images of different shapes make canvases of different sizes")
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the result."""
+        """(height, width) of the painted canvas."""
         size = self.crop or self.squash
         assert size is not None
         return size
 
-    def resized(self, height: int, width: int) -> tuple[int, int] | None:
-        """(height, width) between resize and crop; the longer edge has no bound. None: not resized."""
+    def resized_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """(height, width) after the resize, before the crop; None without a resize. The longer edge has no limit."""
         if not self.shortest_edge:
             return self.squash
         longer = int(self.shortest_edge * max(height, width) / min(height, width))
@@ -47,13 +51,13 @@ class Canvas:
 
     @property
     def name(self) -> str:
-        """The column's name: the size to read, a digest to tell canvases of one size apart."""
+        """The column's name: the size for people, and a digest that separates canvases of the same size."""
         digest = hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:6]
         return f"_canvas_{self.size[0]}x{self.size[1]}_{digest}"
 
     @property
-    def bytes(self) -> int:
-        """Size of one row."""
+    def nbytes(self) -> int:
+        """Bytes of one row."""
         return self.size[0] * self.size[1] * 3
 
     @property
@@ -63,15 +67,15 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Scale:
-    """value = pixel * factor + offset, per channel."""
+    """value = pixel * factor + offset, for each RGB channel; pixel is 0 to 255."""
 
     factor: tuple[float, float, float]
     offset: tuple[float, float, float]
 
 
 def paint(image: Image.Image, canvas: Canvas, size: tuple[int, int] | None = None) -> Pixels:
-    """From an RGB image; resized to (height, width), where its own do not say to what."""
-    size = size or canvas.resized(image.height, image.width)
+    """Resize and crop an RGB image: uint8 [height, width, 3]. `size` (height, width) overrides the canvas's resize."""
+    size = size or canvas.resized_size(image.height, image.width)
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling(canvas.resample))
     pixels = np.asarray(image)
@@ -79,7 +83,7 @@ def paint(image: Image.Image, canvas: Canvas, size: tuple[int, int] | None = Non
 
 
 def centre_crop(pixels: Pixels, crop: tuple[int, int]) -> Pixels:
-    """Pads with black where the image is smaller than the crop."""
+    """Cut `crop` (height, width) out of the middle of uint8 [height, width, 3]; pad a smaller image with black."""
     height, width = pixels.shape[:2]
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     if top >= 0 and left >= 0:

@@ -1,8 +1,8 @@
-"""Image bytes become upright RGB, or a Reject with its reason. Pure: no input may crash or hang it.
+"""Decode image bytes to upright RGB, or raise a Reject with its reason. No input may crash or hang it.
 
-Follows Pillow, with its traps handled on purpose: 16-bit gray is scaled (Pillow clips it to white), EXIF
-orientation is applied, transparency is composited on white, the first frame of an animation counts, Lab goes
-through a colour transform, and formats that run other programs are never opened.
+Decoding is Pillow's, with these differences: 16-bit gray is scaled (Pillow clips it to white), EXIF orientation is
+applied, transparency is composited on white, an animation is reduced to its first frame, Lab is converted with a
+colour transform, and formats that start other programs are never opened.
 """
 
 import io
@@ -21,10 +21,10 @@ from jobs.config import DecodeConfig
 from jobs.errors import Reason, Reject
 from jobs.images.canvas import Pixels
 
-_OTHER_PROGRAMS = {"EPS", "WMF"}  # Ghostscript, and Windows' own renderer
+_FORMATS_THAT_START_PROGRAMS = {"EPS", "WMF"}  # Ghostscript, and the renderer of Windows
 _ORIENTATION = 0x0112
 _BROKEN_EXIF = (SyntaxError, struct.error, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-_TURNS = {
+_TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,14 +34,14 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SVG_STARTS = (b"<svg", b"<?xml", b"<!DOCTYPE svg", b"<!--")
-_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second is EPS with a preview, from DOS
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second: DOS EPS with a preview
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_NOT_READ = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"JXL ": "JPEG XL"}
+_UNSUPPORTED = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"JXL ": "JPEG XL"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """RGB pixels, upright, as their decoder left them: Pillow's image, or an array."""
+    """Upright RGB pixels in the form that the decoder returns: a Pillow image, or uint8 [height, width, 3]."""
 
     pixels: Image.Image | Pixels
 
@@ -63,35 +63,35 @@ class Picture:
 
 
 def decode(data: bytes, config: DecodeConfig, *, fast: bool = False) -> Picture:
-    """The picture in an encoded image; `fast` decodes a JPEG into an array, to the same pixels. Raises Reject."""
+    """Decode one image. `fast` decodes a JPEG without Pillow, to the same pixels. Raises Reject."""
     if not data:
         raise Reject(Reason.EMPTY, "zero bytes")
-    with _limit(config.max_pixels):
+    with _pillow_pixel_limit(config.max_pixels):
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 _check_size(image, config)
-                if fast and (pixels := _jpeg(data, image, config)) is not None:
+                if fast and (pixels := _decode_jpeg(data, image, config)) is not None:
                     return Picture(pixels)
                 image.load()
                 upright = _upright(image) if config.exif_orientation else image
-                return Picture(_rgb(upright, config))
+                return Picture(_to_rgb(upright, config))
         except Reject:
             raise
         except Image.DecompressionBombError as exc:
             raise Reject(Reason.TOO_LARGE, str(exc)) from exc
         except UnidentifiedImageError as exc:
-            raise _unidentified(data) from exc
-        except Exception as exc:  # Pillow's plugins raise anything; here a row becomes a reject
-            raise _broken(data, exc) from exc
+            raise _classify_unidentified(data) from exc
+        except Exception as exc:  # Pillow's plugins raise any type; here a row becomes a reject
+            raise _classify_failure(data, exc) from exc
 
 
 @contextmanager
-def _limit(pixels: int) -> Iterator[None]:
-    """Pillow's own limit is the process's: set for one image, so that a caller's Pillow is as it was."""
+def _pillow_pixel_limit(pixels: int) -> Iterator[None]:
+    """Set Pillow's limit for one image. It is global to the process, so restore the caller's value."""
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # it raises above twice its limit, and only warns above that
+        Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # Pillow warns above this value and raises above twice this value
         try:
             yield
         finally:
@@ -101,8 +101,8 @@ def _limit(pixels: int) -> Iterator[None]:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a decode task has one core; libavif would take all there are
-    return tuple(name for name in Image.ID if name not in _OTHER_PROGRAMS)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a decode task has one core; libavif would use every core
+    return tuple(name for name in Image.ID if name not in _FORMATS_THAT_START_PROGRAMS)
 
 
 def _check_size(image: Image.Image, config: DecodeConfig) -> None:
@@ -111,16 +111,16 @@ def _check_size(image: Image.Image, config: DecodeConfig) -> None:
         raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels, more than decode.max_pixels {config.max_pixels}")
 
 
-def _jpeg(data: bytes, image: Image.Image, config: DecodeConfig) -> Pixels | None:
-    """The pixels Pillow gives, bit for bit, in half the time; None where Pillow must decide.
+def _decode_jpeg(data: bytes, image: Image.Image, config: DecodeConfig) -> Pixels | None:
+    """Decode to Pillow's pixels, bit for bit, in half the time; return None if Pillow must decode this image.
 
-    libjpeg could also scale the picture down meanwhile: that leaves the canvases of photos 1 to 5 levels off on
-    average, and changes labels. Its defaults, a faster DCT and faster upsampling, are up to 90 levels off.
+    Two faster modes are not used. Scaling down while decoding changes the canvases of photos by 1 to 5 levels on
+    average, and changes labels. simplejpeg's defaults (fast DCT, fast upsampling) change single pixels by up to 90.
     """
     if (
         image.format != "JPEG"
         or image.mode not in ("RGB", "L")
-        or (config.exif_orientation and _turn(image) is not None)
+        or (config.exif_orientation and _exif_transpose(image) is not None)
     ):
         return None
     try:
@@ -131,18 +131,18 @@ def _jpeg(data: bytes, image: Image.Image, config: DecodeConfig) -> Pixels | Non
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _turn(image)  # TIFF has been turned while it was loaded, and has no tag any more
-    return image if turn is None else image.transpose(turn)
+    transpose = _exif_transpose(image)  # None for TIFF: Pillow applies the orientation on load and removes the tag
+    return image if transpose is None else image.transpose(transpose)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except _BROKEN_EXIF:  # says nothing about orientation; the pixels are good
+        return _TRANSPOSE_BY_ORIENTATION.get(image.getexif().get(_ORIENTATION, 1))
+    except _BROKEN_EXIF:  # the orientation is unknown, but the pixels are good
         return None
 
 
-def _rgb(image: Image.Image, config: DecodeConfig) -> Image.Image:
+def _to_rgb(image: Image.Image, config: DecodeConfig) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image if type(image) is Image.Image else image.copy()
     if image.mode.startswith("I"):
@@ -159,16 +159,16 @@ def _rgb(image: Image.Image, config: DecodeConfig) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """The high byte, as libpng does for 16-bit colour; mode I holds 16-bit gray too (PGM, old PNG)."""
+    """Keep the high byte, as libpng does for 16-bit colour. Mode I holds 16-bit gray too (PGM, old PNG)."""
     values = np.asarray(image)
     gray = Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8), "L")
-    if "transparency" in image.info:  # a PNG's transparent gray, of which the high byte alone may be another gray
+    if "transparency" in image.info:  # a PNG's transparent gray: compare all 16 bits, other grays share its high byte
         gray.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
     return gray
 
 
 def _from_float(image: Image.Image) -> Image.Image:
-    """0..1 when nothing is above 1, else 0..255."""
+    """Read values as 0..1 if none is above 1, else as 0..255."""
     values = np.nan_to_num(np.asarray(image))
     scale = 255.0 if values.size and values.max() <= 1.0 else 1.0
     return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8), "L")
@@ -179,38 +179,38 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
-def _unidentified(data: bytes) -> Reject:
+def _classify_unidentified(data: bytes) -> Reject:
     head = data[:4096]
     if head.startswith(_IMAGE_MAGIC) or _is_webp(head) or _is_avif(head):
-        return _broken(data, ValueError("starts like an image, but its header cannot be read"))
-    for magic, name in _NOT_READ.items():
+        return _classify_failure(data, ValueError("starts like an image, but its header cannot be read"))
+    for magic, name in _UNSUPPORTED.items():
         if magic in head[:16]:
-            return Reject(Reason.UNSUPPORTED_FORMAT, f"{name} is not a format Pillow reads")
+            return Reject(Reason.UNSUPPORTED_FORMAT, f"Pillow does not read {name}")
     if head.startswith(b"\xff\x0a"):
-        return Reject(Reason.UNSUPPORTED_FORMAT, "JPEG XL is not a format Pillow reads")
+        return Reject(Reason.UNSUPPORTED_FORMAT, "Pillow does not read JPEG XL")
     if _is_svg(head):
-        return Reject(Reason.UNSUPPORTED_FORMAT, "SVG is not a format Pillow reads")
+        return Reject(Reason.UNSUPPORTED_FORMAT, "Pillow does not read SVG")
     if head.startswith(_POSTSCRIPT):
-        return Reject(Reason.UNSUPPORTED_FORMAT, "PostScript would run another program")
-    return Reject(Reason.NOT_AN_IMAGE, f"no image format; {len(data)} bytes that start with {head[:24]!r}")
+        return Reject(Reason.UNSUPPORTED_FORMAT, "PostScript is refused: decoding it starts another program")
+    return Reject(Reason.NOT_AN_IMAGE, f"no known image format: {len(data)} bytes that start with {head[:24]!r}")
 
 
-def _broken(data: bytes, exc: Exception) -> Reject:
-    """Told apart by what Pillow says and, for WebP and AVIF, by the length their headers promise."""
-    says = f"{type(exc).__name__}: {exc}"
-    if "too large" in says.lower() or "decompression bomb" in says.lower() or isinstance(exc, MemoryError):
-        return Reject(Reason.TOO_LARGE, says)
-    if "truncated" in says.lower() or _promised(data) > len(data):
-        return Reject(Reason.TRUNCATED, says)
-    return Reject(Reason.CORRUPT, says)
+def _classify_failure(data: bytes, exc: Exception) -> Reject:
+    """Choose the reason from Pillow's message and, for WebP and AVIF, from the length that the header declares."""
+    message = f"{type(exc).__name__}: {exc}"
+    if "too large" in message.lower() or "decompression bomb" in message.lower() or isinstance(exc, MemoryError):
+        return Reject(Reason.TOO_LARGE, message)
+    if "truncated" in message.lower() or _declared_length(data) > len(data):
+        return Reject(Reason.TRUNCATED, message)
+    return Reject(Reason.CORRUPT, message)
 
 
-def _promised(data: bytes) -> int:
-    """The file's length as it says itself; 0 where it does not."""
+def _declared_length(data: bytes) -> int:
+    """Bytes of the whole file, as its header declares; 0 for a format that does not declare it."""
     if _is_webp(data):
         return int.from_bytes(data[4:8], "little") + 8
     end = 0
-    while _is_avif(data) and end < len(data):  # a chain of boxes that begin with their size
+    while _is_avif(data) and end < len(data):  # a sequence of boxes; each begins with its size
         size = int.from_bytes(data[end : end + 4], "big")
         if size < 8:
             break
@@ -223,11 +223,11 @@ def _is_webp(data: bytes) -> bool:
 
 
 def _is_avif(data: bytes) -> bool:
-    """Named AVIF as its main or a compatible brand: its main brand may be HEIF's."""
+    """Whether AVIF is the main brand or a compatible one; the main brand may be HEIF."""
     return data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in (b"avif", b"avis"))
 
 
 def _is_svg(head: bytes) -> bool:
-    """Also after a byte order mark or a comment; not where a web page has drawings in it."""
+    """Whether this is an SVG, perhaps after a byte order mark or a comment; a web page with an SVG inside is not."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return text.startswith(_SVG_STARTS) and b"<svg" in text and b"<html" not in text.lower()

@@ -1,7 +1,7 @@
-"""Decoding for images that may kill or hang their decoder: one by one, in a process that can be lost.
+"""Isolated decoding: a child process decodes one image at a time, because an image may crash or hang its decoder.
 
-A worker that dies takes its whole block with it. When Ray tries the block again, each of its images is decoded in a
-child process with a deadline and a memory limit; the one that kills it is a reject, and all others have results.
+When a decode worker dies, its whole block is lost. Ray retries the block, and the retry decodes each image in a child
+process with a deadline and a memory limit. The image that kills the child becomes a reject; the others get results.
 """
 
 import faulthandler
@@ -22,36 +22,43 @@ from jobs.errors import ClusterError, Reason, Reject
 from jobs.images.canvas import Canvas
 from jobs.images.render import render
 
-TRIES = 2  # a decoder may die for lack of memory at a bad moment
-_PIXEL = 32  # bytes of memory for each of decode.max_pixels: eight copies, as Pillow holds them
-_REST = 1 << 30  # bytes for what grows with something else
+MAX_ATTEMPTS = 2  # a good image's decoder may die once, for lack of memory
+_BYTES_PER_PIXEL = 32  # memory for each of decode.max_pixels: eight copies in Pillow's 4 bytes
+_BASE_BYTES = 1 << 30  # memory that does not grow with the pixels
 _SERVE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jobs.images.isolated import serve; serve()"
 
 
 class SubprocessDecoder:
-    """Renders like jobs.images.render.render, painting exactly, one image at a time, in a process of its own."""
+    """Call `jobs.images.render.render` (exact, not fast) in a child process, one image at a time.
+
+    `seconds` is the deadline for one image. The child starts at the first call, and again after it died.
+    """
 
     def __init__(self, config: DecodeConfig, canvases: Sequence[Canvas], seconds: float) -> None:
-        self._about, self._seconds = (config, tuple(canvases), seconds), seconds
+        self._setup, self._seconds = (config, tuple(canvases), seconds), seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, data: bytes) -> Any:
-        """Raises Reject: what the decoder says, or decode_timeout, or decode_crashed."""
+        """Return one uint8 [height, width, 3] per canvas.
+
+        Raises the decoder's own Reject, or a Reject with decode_timeout or decode_crashed; ClusterError if no child
+        can start.
+        """
         code = 0
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             process = self._process or self._start()
             try:
                 _send(process.stdin, data)
                 answer = _receive(process.stdout)
             except (EOFError, BrokenPipeError):
-                code = self._lost(process)
+                code = self._reap(process)
                 if code == -signal.SIGALRM:
                     raise Reject(Reason.DECODE_TIMEOUT, f"decoding took longer than {self._seconds:g} s") from None
                 continue
             if isinstance(answer, Reject):
                 raise answer
             return answer
-        raise Reject(Reason.DECODE_CRASHED, f"the decoder died {TRIES} times ({_how(code)})")
+        raise Reject(Reason.DECODE_CRASHED, f"the decoder died {MAX_ATTEMPTS} times ({_describe_exit(code)})")
 
     def close(self) -> None:
         if self._process is not None:
@@ -65,35 +72,37 @@ class SubprocessDecoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent, which finishes its block
+            start_new_session=True,  # Ctrl-C must reach only the parent, which finishes its block
         )
         try:
-            _send(process.stdin, self._about)
-            _receive(process.stdout)  # ready: imports do not count against the first image
+            _send(process.stdin, self._setup)
+            _receive(process.stdout)  # "ready": the first image's deadline must not include the imports
         except (EOFError, BrokenPipeError) as exc:
-            how = _how(self._lost(process))
-            raise ClusterError(f"a process that decodes cannot start ({how})", "is there memory for it?") from exc
+            how = _describe_exit(self._reap(process))
+            raise ClusterError(
+                f"the isolated decoder process cannot start ({how})", "check that the node has free memory"
+            ) from exc
         return process
 
-    def _lost(self, process: subprocess.Popen[bytes]) -> int:
+    def _reap(self, process: subprocess.Popen[bytes]) -> int:
         code = process.wait()
         self.close()
         return code
 
 
 def serve() -> None:
-    """The child: answers each image with its canvases, or with the Reject; the kernel ends it at the deadline.
+    """Run the child: answer each image with its canvases or with the Reject.
 
-    A timer of its own ends it also when the parent is gone, and when a C library does not return.
+    The child sets a kernel timer for each image. The timer ends it even if the parent is gone or a C library hangs.
     """
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a C library prints is no answer
-    config, canvases, seconds = _receive(questions)
-    _limit(config)
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a C library that prints to stdout must not corrupt the answers
+    config, canvases, seconds = _receive(requests)
+    _set_limits(config)
     _send(answers, "ready")
     while True:
         try:
-            data = _receive(questions)
+            data = _receive(requests)
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -105,35 +114,36 @@ def serve() -> None:
         _send(answers, answer)
 
 
-def _limit(config: DecodeConfig) -> None:
-    """No core dumps; a deadline that cannot be blocked; and memory for the largest picture allowed, not for a bomb."""
+def _set_limits(config: DecodeConfig) -> None:
+    """Disable core dumps, unblock the deadline's signal, and limit memory to what decode.max_pixels needs."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    if sys.platform != "linux":  # macOS refuses it
+    if sys.platform != "linux":  # macOS does not allow RLIMIT_AS
         return
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    most, hard = used + _REST + _PIXEL * config.max_pixels, resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    limit, hard = used + _BASE_BYTES + _BYTES_PER_PIXEL * config.max_pixels, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 class Deadline:
-    """Ends this process when one image takes too long, so that the block is tried again, carefully.
+    """End this process if one image takes too long; Ray then retries the block, isolated.
 
-    Nothing less helps against a C library that does not return. faulthandler watches from a thread that needs no GIL,
-    which such a library may hold, and writes to stderr where the process hung.
+    Only the end of the process stops a C library that hangs. faulthandler watches from a thread that needs no GIL
+    (the library may hold it), and writes the traceback to stderr.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def restart(self) -> None:
-        """The next image begins."""
+        """Start the clock for the next image."""
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[Deadline]:
+    """Yield a Deadline of `seconds` for each image, and cancel it at the end of the block."""
     try:
         yield Deadline(seconds)
     finally:
@@ -151,10 +161,10 @@ def _receive(stream: IO[bytes] | None) -> Any:
     assert stream is not None
     size = int.from_bytes(stream.read(8), "little")
     body = stream.read(size)
-    if not body or len(body) < size:  # whoever was sending is gone
+    if not body or len(body) < size:  # the sender died
         raise EOFError
     return pickle.loads(body)
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,7 +1,7 @@
-"""Raw rows become decoded rows: each image is decoded once, and painted on every canvas the models want.
+"""Turn raw rows into decoded rows: decode each image once, then paint every canvas that the models use.
 
-Exact painting is Pillow's, bit for bit what transformers' processors give. Fast painting decodes JPEG without Pillow,
-to the same pixels, and resizes with torch, a level off in some of them.
+Exact painting resizes with Pillow and equals transformers' processors bit for bit. Fast painting decodes JPEG without
+Pillow, to the same pixels, and resizes with torch, which changes some pixels by one level.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,21 +19,21 @@ Render = Callable[[bytes], list[Pixels]]
 
 
 def render(data: bytes, config: DecodeConfig, canvases: Sequence[Canvas], *, fast: bool = False) -> list[Pixels]:
-    """The pixels of each canvas, from one decode. Raises Reject."""
+    """Decode an image and paint it: one uint8 [height, width, 3] per canvas, in their order. Raises Reject."""
     picture = decode(data, config, fast=fast)
     try:
         return [_paint(picture, canvas, config, fast) for canvas in canvases]
     except MemoryError as exc:
         height, width = picture.size
-        raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels: no memory to resize them") from exc
+        raise Reject(Reason.TOO_LARGE, f"{width}x{height} pixels: not enough memory to resize them") from exc
 
 
 def _paint(picture: Picture, canvas: Canvas, config: DecodeConfig, fast: bool) -> Pixels:
-    """Refuses a strip: with its shortest edge at 224 pixels, a 10,000,000x1 picture would be 2 billion long."""
-    size = canvas.resized(*picture.size)
+    """Refuse a strip: a 10,000,000x1 picture, resized to a shortest edge of 224, would be 2 billion pixels long."""
+    size = canvas.resized_size(*picture.size)
     if canvas.shortest_edge and size and size[0] * size[1] > config.max_pixels:
-        says = f"{picture.size[1]}x{picture.size[0]} pixels would be resized to {size[1]}x{size[0]}"
-        raise Reject(Reason.TOO_LARGE, f"{says}, more than decode.max_pixels {config.max_pixels}")
+        message = f"{picture.size[1]}x{picture.size[0]} pixels would be resized to {size[1]}x{size[0]}"
+        raise Reject(Reason.TOO_LARGE, f"{message}, more than decode.max_pixels {config.max_pixels}")
     if fast:
         from jobs.images import torch_resize
 
@@ -45,13 +45,13 @@ def paint_rows(
     raw: pa.Table,
     config: DecodeConfig,
     canvases: Sequence[Canvas],
-    by: Render | None = None,
+    render_image: Render | None = None,
     *,
     keep_images: bool = False,
 ) -> pa.Table:
-    """Raw rows -> decoded rows, one to one: every canvas, or a reason and black canvases.
+    """Raw rows -> decoded rows, 1:1. A good row gets every canvas; a reject gets a reason and black canvases.
 
-    `by` renders in another way than in this process.
+    `render_image` replaces the default, which is `render` in this process, exact. `keep_images` keeps the bytes.
     """
     expected = schema.decoded(raw.schema, [canvas.field for canvas in canvases], images=keep_images)
     images, reasons, ends = (raw.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON, schema.END))
@@ -61,7 +61,7 @@ def paint_rows(
         if ends[row] or reasons[row] is not None:
             continue
         try:
-            pixels = by(data) if by else render(data, config, canvases)
+            pixels = render_image(data) if render_image else render(data, config, canvases)
             for stack, painted in zip(stacks, pixels, strict=True):
                 stack[row] = painted
         except Reject as exc:
@@ -73,7 +73,10 @@ def paint_rows(
 
 
 def _tensors(canvas: Canvas, stack: Pixels) -> pa.Array:
-    """Without a copy. pyarrow's from_numpy_ndarray takes no empty stack, and adds a permutation to the type."""
-    kind = canvas.field.type
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(stack.reshape(-1)), type=kind.storage_type)
-    return pa.ExtensionArray.from_storage(kind, rows)
+    """uint8 [n, height, width, 3] -> Arrow tensors, without a copy.
+
+    Not by pyarrow's from_numpy_ndarray: it refuses an empty stack and adds a permutation to the type.
+    """
+    tensor_type = canvas.field.type
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(stack.reshape(-1)), type=tensor_type.storage_type)
+    return pa.ExtensionArray.from_storage(tensor_type, rows)

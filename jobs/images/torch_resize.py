@@ -1,6 +1,6 @@
-"""Painting with torch: its antialiased resize of uint8 pixels is three times as fast as Pillow's.
+"""Paint with torch: its antialiased resize of uint8 pixels is three times as fast as Pillow's.
 
-Imports torch when it first paints: a decoder of a job that paints exactly has none.
+torch is imported at the first call, so decoders of a job that paints exactly never import it.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ _MODES = {int(Image.Resampling.BILINEAR): "bilinear", int(Image.Resampling.BICUB
 
 
 def paint(pixels: Pixels, canvas: Canvas, size: tuple[int, int] | None) -> Pixels:
-    """Resized to (height, width), then cropped as the canvas says."""
+    """Resize uint8 [height, width, 3] to `size` (height, width), then apply the canvas's crop."""
     if canvas.resample not in _MODES:
         return exact.paint(Image.fromarray(pixels), canvas, size)
     if size is not None and size != pixels.shape[:2]:
@@ -26,7 +26,7 @@ def paint(pixels: Pixels, canvas: Canvas, size: tuple[int, int] | None) -> Pixel
 
 def _resize(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
     torch = _torch()
-    # A batch before it is permuted: only then torch sees that the colours lie side by side, and leaves them so.
+    # Add the batch dimension before permuting: torch then recognises channels_last and keeps that layout.
     batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(batch, size=size, mode=mode, antialias=True)
     return np.asarray(resized.permute(0, 2, 3, 1)[0])
@@ -34,7 +34,7 @@ def _resize(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
 
 @cache
 def _torch() -> Any:
-    """One thread: there is a decode task for each core."""
+    """Import torch, limited to one thread: each core has its own decode task."""
     import torch
 
     torch.set_num_threads(1)

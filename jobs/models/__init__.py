@@ -1,6 +1,6 @@
-"""The models of a job. A Spec says all that others need to know of one, and can travel; a loaded model cannot.
+"""The models of a job. A Spec describes a checkpoint and can be pickled; a Model is loaded on one device.
 
-Only this package, jobs.images.torch_resize and the demo's training script import torch or transformers.
+Only this package, jobs.images.torch_resize, jobs.commands.reference and jobs.demo.train import torch or transformers.
 """
 
 from abc import ABC, abstractmethod
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spec:
-    """A checkpoint that was loaded once and found complete: where it is, what it eats, what it gives.
+    """A checkpoint that was loaded once and proved complete: its weights, its input and its output columns.
 
-    `labels` are the names of the label ids it gives, if it gives any.
+    `labels` are the class names by label id, empty for a model without labels. `metadata` goes into the footers and
+    the summary of the output. `options` is what the loaded model needs besides.
     """
 
     kind: str
@@ -30,37 +31,37 @@ class Spec:
     scale: Scale
     fields: tuple[pa.Field, ...]
     labels: tuple[str, ...]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     options: dict[str, Any]
 
     @property
-    def columns(self) -> set[str]:
+    def column_names(self) -> set[str]:
         return {field.name for field in self.fields}
 
 
 @dataclass(frozen=True)
 class Results:
-    """One model's columns for a batch, and which of its rows came out NaN or infinite (bool [n])."""
+    """One model's columns for a batch of n rows; `non_finite` (bool [n]) marks rows with NaN or infinity."""
 
     columns: dict[str, pa.Array]
-    broken: "np.ndarray[Any, np.dtype[np.bool_]]"
+    non_finite: "np.ndarray[Any, np.dtype[np.bool_]]"
 
 
 class Model(ABC):
-    """A loaded model. Its call is three steps, so that a second thread can prepare while the device is busy."""
+    """A loaded model. A call has three steps, so that a second thread can prepare while the device is busy."""
 
     def __call__(self, pixels: "torch.Tensor", texts: list[str | None]) -> Results:
-        """uint8 [n, height, width, 3] on any device and n texts -> n rows of results."""
-        return self.columns(self.forward(pixels, self.prepare(texts)))
+        """uint8 [n, height, width, 3] on any device and n texts -> results of n rows."""
+        return self.to_results(self.forward(pixels, self.prepare(texts)))
 
     @abstractmethod
     def prepare(self, texts: list[str | None]) -> Any:
-        """On the CPU: what `forward` needs of the texts."""
+        """Make the text input of `forward` from n texts, on the CPU."""
 
     @abstractmethod
     def forward(self, pixels: "torch.Tensor", prepared: Any) -> Any:
-        """On the device, one call at a time; what it gives is in the CPU's memory."""
+        """Run the model on the device; return its outputs in CPU memory."""
 
     @abstractmethod
-    def columns(self, outputs: Any) -> Results:
-        """On the CPU: Arrow arrays."""
+    def to_results(self, outputs: Any) -> Results:
+        """Convert the outputs of `forward` to Arrow arrays, on the CPU."""

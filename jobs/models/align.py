@@ -1,4 +1,4 @@
-"""What is ALIGN's own: the batch norms of its EfficientNet, and how it pools."""
+"""Optimise ALIGN's image encoder, an EfficientNet, for inference: fold batch norms, pool by mean, use channels_last."""
 
 from itertools import pairwise
 from typing import Any
@@ -8,24 +8,33 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def optimise_for_inference(model: Any) -> None:
-    """In float32, before it is rounded: the same function with a third of the memory traffic."""
+    """Change the model in place; it computes the same function with a third of the memory traffic.
+
+    Call this while the weights are float32, before they are cast.
+    """
     fold_batch_norms(model.vision_model)
     pool_by_mean(model.vision_model)
     model.vision_model.to(memory_format=torch.channels_last)
 
 
 def fold_batch_norms(module: torch.nn.Module) -> None:
-    """Each batch norm into the convolution before it: right where modules run in the order they were made, as here."""
+    """Fold each batch norm into the convolution before it, in place.
+
+    This assumes that modules run in the order in which they were defined, as EfficientNet's do.
+    """
     for parent in list(module.modules()):
         children = list(parent.named_children())
-        for (name, conv), (after, norm) in pairwise(children):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, after, torch.nn.Identity())
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, torch.nn.Identity())
 
 
 def pool_by_mean(model: Any) -> None:
-    """Its last pooling is a window of 2,560 x 2,560, whatever the map: compiled, each of those is visited, and it took
-    three quarters of the tower's time on an H200."""
+    """Replace the last pooling by a mean over the feature map, in place.
+
+    Its window is 2,560 x 2,560 for every map size. Compiled, it visits the whole window, which took three quarters of
+    the image encoder's time on an H200.
+    """
     if isinstance(model.pooler, torch.nn.AvgPool2d):
         model.pooler = torch.nn.AdaptiveAvgPool2d(1)

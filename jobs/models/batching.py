@@ -1,4 +1,4 @@
-"""A model's call in parts: as many rows at once as are fastest on this device, and never more than fit into it."""
+"""Split a model's call into micro-batches: as many rows as are fastest on this device, and fit into its memory."""
 
 import json
 import sys
@@ -14,59 +14,62 @@ import torch
 from jobs.errors import ClusterError
 from jobs.models import cache
 
-_SIZES = tuple(4 << step for step in range(10))  # rows
-_TRIALS = 2  # calls with each size, of which the faster counts: something else may have run beside one
-_WORSE = 2  # sizes in a row that are slower than the best so far: larger ones are not tried
+_SIZES = tuple(4 << step for step in range(10))  # rows: 4 to 2048
+_TRIALS = 2  # timed calls per size; the faster one counts, because another process may have slowed one of them
+_MAX_SLOWER = 2  # stop after this many larger sizes in a row are slower than the best
+_CACHE_KIND = "micro_batch_sizes"
 
 
 class BatchTuner:
-    """How many rows of a call make a part, at most `most`. Found by timing the run's own calls, then kept, and
-    remembered on this machine under `key`: on a CPU, eight rows at once may be twice as fast as 32, whose values no
-    cache can hold."""
+    """Find the fastest micro-batch size, at most `max_size` rows, by timing the run's own calls.
 
-    def __init__(self, key: str, device: torch.device, most: int) -> None:
-        self._key, self._device = f"{key}, at most {most} rows, torch {torch.__version__}", device
-        self._sizes = [size for size in _SIZES if size <= most] or [most]
+    The result is cached on this machine under `key`. It matters: on a CPU, 8 rows at once may be twice as fast as 32,
+    because the activations of 32 rows do not fit into the CPU's caches.
+    """
+
+    def __init__(self, key: str, device: torch.device, max_size: int) -> None:
+        self._key, self._device = f"{key}, at most {max_size} rows, torch {torch.__version__}", device
+        self._sizes = [size for size in _SIZES if size <= max_size] or [max_size]
         self._lock = threading.Lock()
-        self._seconds: dict[int, list[float]] = {}  # of a row, by size
-        self.best = self._remembered()
+        self._seconds: dict[int, list[float]] = {}  # per row, by size
+        self.best_size = self._load_cached()
 
     @contextmanager
     def micro_batch(self, count: int) -> Iterator[int]:
-        """The size of the parts of a call of so many rows, which is timed while the best is not known."""
-        size = self.best or self._next()
-        if self.best or size > count:
+        """Yield the micro-batch size for a call of `count` rows; until the fastest size is known, time the call."""
+        size = self.best_size or self._next_size()
+        if self.best_size or size > count:
             yield min(size, count)
             return
         since = self._clock()
         yield size
-        self._learn(size, (self._clock() - since) / count)
+        self._record(size, (self._clock() - since) / count)
 
-    def _next(self) -> int:
+    def _next_size(self) -> int:
         with self._lock:
-            return next((size for size in self._sizes if not self._known(size)), self._sizes[-1])
+            return next((size for size in self._sizes if not self._is_timed(size)), self._sizes[-1])
 
-    def _known(self, size: int) -> bool:
+    def _is_timed(self, size: int) -> bool:
         return len(self._seconds.get(size, ())) >= _TRIALS
 
-    def _learn(self, size: int, seconds: float) -> None:
+    def _record(self, size: int, seconds: float) -> None:
         with self._lock:
             self._seconds.setdefault(size, []).append(seconds)
-            tried = [*takewhile(self._known, self._sizes)]
-            if self.best or not tried:
+            timed = [*takewhile(self._is_timed, self._sizes)]
+            if self.best_size or not timed:
                 return
-            best = min(tried, key=lambda size: min(self._seconds[size]))
-            if len(tried) - 1 - tried.index(best) >= _WORSE or len(tried) == len(self._sizes):
-                self.best = best
-                cache.remember("parts", self._key, json.dumps(best).encode())
+            best = min(timed, key=lambda size: min(self._seconds[size]))
+            if len(timed) - 1 - timed.index(best) >= _MAX_SLOWER or len(timed) == len(self._sizes):
+                self.best_size = best
+                cache.put(_CACHE_KIND, self._key, json.dumps(best).encode())
 
-    def _remembered(self) -> int | None:
-        held = cache.recall("parts", self._key)
-        size = json.loads(held) if held else None
+    def _load_cached(self) -> int | None:
+        data = cache.get(_CACHE_KIND, self._key)
+        size = json.loads(data) if data else None
         return size if size in self._sizes else None
 
     def _clock(self) -> float:
-        """Seconds. On a CPU those of this thread at work: decoders and other calls take the cores meanwhile."""
+        """Seconds. On a CPU, this thread's CPU time: decoders and other calls share the cores."""
         if self._device.type == "cpu":
             return time.thread_time()
         torch.cuda.synchronize(self._device)
@@ -74,20 +77,20 @@ class BatchTuner:
 
 
 class FixedSize:
-    """So many rows; without a number all at once."""
+    """The same interface for a fixed micro-batch size; by default a whole call at once."""
 
     def __init__(self, rows: int = sys.maxsize) -> None:
-        self.best = rows
+        self.best_size = rows
 
     @contextmanager
     def micro_batch(self, count: int) -> Iterator[int]:  # noqa: ARG002
-        yield self.best
+        yield self.best_size
 
 
 class MicroBatcher:
-    """Wraps a function from tensors to tensors, all of n rows. The most that fitted into memory is remembered.
+    """Call a function of tensors [n, ...] in micro-batches. Halve the size, for good, when memory runs out.
 
-    With `padded`, it is called with whole parts only, the last one filled up: a compiled function is compiled for one
+    With `padded`, the last micro-batch is filled up to the full size, because a compiled function is compiled for one
     number of rows.
     """
 
@@ -99,69 +102,69 @@ class MicroBatcher:
         padded: bool = False,
     ) -> None:
         self._forward, self._tuner, self._padded = forward, tuner, padded
-        self._most = sys.maxsize
+        self._max_rows = sys.maxsize
 
-    def __call__(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Raises torch.OutOfMemoryError when not even one row fits."""
-        with self._tuner.micro_batch(len(given[0])) as size:
-            return self._in_micro_batches(given, size)
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors [n, ...] to tensors [n, ...]. Raises torch.OutOfMemoryError if one row does not fit."""
+        with self._tuner.micro_batch(len(inputs[0])) as size:
+            return self._in_micro_batches(inputs, size)
 
-    def _in_micro_batches(self, given: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
-        parts: list[tuple[torch.Tensor, ...]] = []
-        done, count = 0, len(given[0])
-        while done < count or not parts:
-            size = min(size, self._most)
+    def _in_micro_batches(self, inputs: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
+        outputs: list[tuple[torch.Tensor, ...]] = []
+        done, count = 0, len(inputs[0])
+        while done < count or not outputs:
+            size = min(size, self._max_rows)
             rows = slice(done, min(done + size, count))
-            results = self._try([self._filled(tensor[rows], size) for tensor in given])
-            if results is None:
-                self._most = (size if self._padded else rows.stop - rows.start) // 2
-                torch.cuda.empty_cache()  # only now: while the error was handled, its frames held their tensors
+            output = self._try([self._pad(tensor[rows], size) for tensor in inputs])
+            if output is None:
+                self._max_rows = (size if self._padded else rows.stop - rows.start) // 2
+                torch.cuda.empty_cache()  # not inside the except block: there the traceback keeps the tensors alive
                 continue
-            parts.append(tuple(tensor[: rows.stop - rows.start] for tensor in results))
+            outputs.append(tuple(tensor[: rows.stop - rows.start] for tensor in output))
             done = rows.stop
-        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+        return outputs[0] if len(outputs) == 1 else tuple(map(torch.cat, zip(*outputs, strict=True)))
 
-    def _filled(self, part: torch.Tensor, size: int) -> torch.Tensor:
-        missing = size - len(part) if self._padded else 0
-        return torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing and len(part) else part
+    def _pad(self, rows: torch.Tensor, size: int) -> torch.Tensor:
+        missing = size - len(rows) if self._padded else 0
+        return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) if missing and len(rows) else rows
 
-    def _try(self, given: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
-        """None when there is no memory for so many rows."""
+    def _try(self, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
+        """Call the function; None if memory runs out for more than one row."""
         try:
-            return self._forward(*given)
+            return self._forward(*inputs)
         except torch.OutOfMemoryError:
-            if len(given[0]) <= 1:
+            if len(inputs[0]) <= 1:
                 raise
             return None
 
 
 @dataclass(frozen=True)
-class Placement:
-    """The device, dtype and micro-batch size of one model, and whether its image part is compiled."""
+class InferenceOptions:
+    """How one model runs: its device, dtype and micro-batch size, and whether its image function is compiled."""
 
     device: torch.device
     dtype: torch.dtype
     tuner: BatchTuner | FixedSize
-    compiled: bool = False
+    compile: bool = False
 
-    def batched(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> MicroBatcher:
-        """The model's function of n images, as it is to be called here."""
-        if not self.compiled:
+    def micro_batched(self, forward: Callable[..., tuple[torch.Tensor, ...]]) -> MicroBatcher:
+        """Wrap the model's function of n images in micro-batches, compiled if `compile` is set."""
+        if not self.compile:
             return MicroBatcher(forward, self.tuner)
         return MicroBatcher(_compiled(forward), self.tuner, padded=True)
 
 
 def _compiled(forward: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Its kernels are made at the first call. Raises ClusterError where they cannot be."""
+    """Apply torch.compile; the first call compiles. That call raises ClusterError if compilation fails."""
     from torch._inductor.exc import InductorError
 
     compiled = torch.compile(forward, dynamic=False)
 
-    def call(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def call(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         try:
-            return compiled(*given)
+            return compiled(*inputs)
         except InductorError as exc:
-            hint = "put a C compiler on every node that annotates, or set compute.compile: false"
+            hint = "install a C compiler on every node that annotates, or set compute.compile: false"
             raise ClusterError(f"compute.compile: {str(exc).splitlines()[0]}", hint) from exc
 
     return call

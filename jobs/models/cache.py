@@ -1,4 +1,4 @@
-"""What this machine found out once and need not find out again: small files that may vanish at any time."""
+"""A cache on this machine's disk, for results that take seconds to compute. Its files may vanish at any time."""
 
 import hashlib
 from contextlib import suppress
@@ -7,22 +7,22 @@ from pathlib import Path
 from jobs.storage import atomic
 
 CACHE = Path("~/.cache/coyo-jobs").expanduser()
-_DIGEST = hashlib.sha256().digest_size
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def recall(kind: str, key: str) -> bytes | None:
-    """What was remembered under the key; None also for a file that was damaged since."""
+def get(kind: str, key: str) -> bytes | None:
+    """Return what `put` stored under the key; None if there is no file, or it is damaged or not readable."""
     try:
-        held = _file(kind, key).read_bytes()
-    except OSError:  # none yet, or none that this user may read
+        stored = _file(kind, key).read_bytes()
+    except OSError:
         return None
-    digest, data = held[:_DIGEST], held[_DIGEST:]
+    digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
     return data if digest == hashlib.sha256(data).digest() else None
 
 
-def remember(kind: str, key: str, data: bytes) -> None:
-    """Whole or not at all. Where nothing can be written, as in some containers, it is forgotten."""
-    with suppress(OSError), atomic.file(str(_file(kind, key))) as file:
+def put(kind: str, key: str, data: bytes) -> None:
+    """Store data under the key, atomically. Do nothing if the folder is not writable, as in some containers."""
+    with suppress(OSError), atomic.write_file(str(_file(kind, key))) as file:
         file.write(hashlib.sha256(data).digest() + data)
 
 

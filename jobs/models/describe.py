@@ -1,7 +1,7 @@
-"""What a checkpoint was found to be, remembered on this machine: to import torch and load it again takes seconds.
+"""Describe the models of a job. Descriptions are cached on this machine: importing torch and loading takes seconds.
 
-A proof holds for the same files, the same section of the recipe and the same code, this package's and its libraries'.
-The actors load every checkpoint completely in any case.
+A cached description is valid for the same files, the same section of the recipe, and the same code of this package
+and its libraries. Each actor still loads its checkpoints completely.
 """
 
 import functools
@@ -18,40 +18,42 @@ from jobs.models.weights import Weights
 from jobs.storage import Storage
 
 _LIBRARIES = ("transformers", "torch", "tokenizers", "pillow", "numpy", "pyarrow")
+_CACHE_KIND = "specs"
 
 
 def describe_models(config: JobConfig, storage: Storage) -> tuple[Spec, ...]:
-    """Resolve each checkpoint and prove it whole, before any cluster is used. Raises CheckpointError."""
+    """Resolve each checkpoint, check that it is complete, and describe it. Raises CheckpointError, ConfigError."""
     specs: list[Spec] = []
     for kind, section in config.models:
         if section:
-            pinned, folder = weights.pin(kind, section.weights, section.revision, storage)
+            pinned, folder = weights.resolve_weights(kind, section.weights, section.revision, storage)
             specs.append(describe_cached(kind, config, pinned, folder))
     for spec in specs:
-        said = f"{spec.weights.name}, {spec.about['architecture']}, {spec.canvas.size[0]}x{spec.canvas.size[1]} pixels"
-        if schema.ZERO_SHOT_LABELS in spec.columns:
-            said += f", {len(spec.labels):,} zero-shot labels"
-        log.say("model", f"{spec.kind}: {said}", weights=spec.weights.name, revision=spec.weights.revision)
+        size = f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"
+        message = f"{spec.kind}: {spec.weights.name}, {spec.metadata['architecture']}, {size} pixels"
+        if schema.ZERO_SHOT_LABELS in spec.column_names:
+            message += f", {len(spec.labels):,} zero-shot labels"
+        log.say("model", message, weights=spec.weights.name, revision=spec.weights.revision)
     return tuple(specs)
 
 
 def describe_cached(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
-    """What the model is, of a recipe's section of this kind: as found before, or now. Raises CheckpointError."""
+    """Describe one model from the cache, or from its checkpoint in `folder`. Raises CheckpointError, ConfigError."""
     section = getattr(config.models, kind)
-    if getattr(section, "zero_shot", None):  # its labels may be a file, and that may have changed
+    if getattr(section, "zero_shot", None):  # its labels may be in a file, which may have changed
         return _describe(kind, config, weights, folder)
-    key = f"{kind}, {section!r}, {weights.revision}, {config.output.embedding_dtype}, {_code()}"
-    if held := cache.recall("proofs", key):
-        spec: Spec = pickle.loads(held)
+    key = f"{kind}, {section!r}, {weights.revision}, {config.output.embedding_dtype}, {_code_version()}"
+    if data := cache.get(_CACHE_KIND, key):
+        spec: Spec = pickle.loads(data)
     else:
         spec = _describe(kind, config, weights, folder)
-        nowhere = replace(spec, weights=replace(weights, storage=Storage()))  # how to reach a bucket is not for a cache
-        cache.remember("proofs", key, pickle.dumps(nowhere))
+        without_credentials = replace(spec, weights=replace(weights, storage=Storage()))
+        cache.put(_CACHE_KIND, key, pickle.dumps(without_credentials))
     return replace(spec, weights=weights)
 
 
 def _describe(kind: str, config: JobConfig, weights: Weights, folder: str) -> Spec:
-    from jobs.models import dual, vit  # seconds, and torch
+    from jobs.models import dual, vit  # these import torch, which takes seconds
 
     if kind == "vit" and config.models.vit:
         return vit.describe(config.models.vit, weights, folder)
@@ -60,9 +62,9 @@ def _describe(kind: str, config: JobConfig, weights: Weights, folder: str) -> Sp
 
 
 @functools.cache
-def _code() -> str:
-    """All that a description depends on beside its input."""
-    ours = hashlib.sha256()
+def _code_version() -> str:
+    """A digest of this package's code, and the versions of the libraries that a description depends on."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        ours.update(path.read_bytes())
-    return ", ".join([ours.hexdigest(), *(f"{name} {version(name)}" for name in _LIBRARIES)])
+        digest.update(path.read_bytes())
+    return ", ".join([digest.hexdigest(), *(f"{name} {version(name)}" for name in _LIBRARIES)])

@@ -1,4 +1,4 @@
-"""The two towers of a dual encoder, and the proof that they are used as their own model uses them."""
+"""The two towers (image encoder and text encoder) of a dual encoder, and a check of them against their own model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,47 +8,48 @@ import torch
 from jobs.errors import CheckpointError
 from jobs.images.canvas import Canvas
 from jobs.models import loading, texts
-from jobs.models.texts import Reading, Tokenizer
-from jobs.models.vectors import unit
-from jobs.models.zero_shot import Score
+from jobs.models.texts import Tokenizer, TokenizerOptions
+from jobs.models.vectors import l2_normalise
+from jobs.models.zero_shot import LogitHead
 
 _METHODS = ("get_image_features", "get_text_features")
 _PROJECTIONS = ("visual_projection", "text_projection")
 _HINT = "name an ALIGN, CLIP or SigLIP checkpoint, or leave the model out with models.align: null"
-_SAME = 1 - 1e-5  # cosine of two embeddings that differ by rounding in float32 only
-_TOLERANCE = 1e-3  # of logits, up to some 100
+_SAME = 1 - 1e-5  # cosine of two embeddings that differ only by float32 rounding
+_TOLERANCE = 1e-3  # of logits, which reach about 100
 
 
 def check_kind(settings: Any, name: str) -> None:
-    """Raises CheckpointError for a model without two towers, before its weights are read."""
-    kind = loading.transformers().MODEL_MAPPING.get(type(settings), None)
-    if not all(hasattr(kind, method) for method in _METHODS):
-        says = f"models.align wants a dual encoder of images and texts, this is a {settings.model_type}"
-        raise CheckpointError(f"{name}: {says}", _HINT)
+    """Raise CheckpointError for a model without two towers, before its weights are read."""
+    model_class = loading.transformers().MODEL_MAPPING.get(type(settings), None)
+    if not all(hasattr(model_class, method) for method in _METHODS):
+        message = f"models.align wants a dual encoder of images and texts, this is a {settings.model_type}"
+        raise CheckpointError(f"{name}: {message}", _HINT)
 
 
 class Towers:
-    """A loaded dual encoder, its projections taken out of it: so what it pools is seen before they are applied.
+    """A loaded dual encoder with its projections detached, so that the pooled outputs are available before them.
 
-    ALIGN projects texts only; SigLIP nothing.
+    ALIGN has a projection for texts only, SigLIP has none.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._projections = [_taken_out(model, name) for name in _PROJECTIONS]
+        self._image_projection, self._text_projection = (_detach_projection(model, name) for name in _PROJECTIONS)
 
-    def images(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixel values [n, 3, height, width] to unit vectors and what was pooled, float32 [n, dim] each."""
+    def encode_images(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixel values [n, 3, height, width] -> unit vectors [n, dim] and pooled outputs [n, pooled dim], float32."""
         pooled = self._model.get_image_features(pixel_values=values).pooler_output
-        return unit(self._projections[0](pooled)), pooled.float()
+        return l2_normalise(self._image_projection(pooled)), pooled.float()
 
-    def texts(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids [n, length], and where a mask is wanted 1 for tokens and 0 for padding, to the same."""
+    def encode_texts(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids [n, length] -> the same for texts. `mask` [n, length] is 1 for tokens and 0 for padding."""
         pooled = self._model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-        return unit(self._projections[1](pooled)), pooled.float()
+        return l2_normalise(self._text_projection(pooled)), pooled.float()
 
 
-def _taken_out(model: Any, name: str) -> torch.nn.Module:
+def _detach_projection(model: Any, name: str) -> torch.nn.Module:
+    """Return the projection, and leave an Identity in its place in the model."""
     projection = getattr(model, name, None)
     if not isinstance(projection, torch.nn.Module):
         return torch.nn.Identity()
@@ -57,53 +58,57 @@ def _taken_out(model: Any, name: str) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class Traits:
-    """Lengths of a model's vectors, and how it reads; None where it reads nothing."""
+class DualEncoderInfo:
+    """Dimensions of a model's vectors, and how to tokenise for it; without texts 0 and None."""
 
     dim: int
     image_pooled: int
     text_pooled: int
-    reading: Reading | None
+    tokenizer: TokenizerOptions | None
 
 
 @torch.inference_mode()
-def prove(model: Any, score: Score, canvas: Canvas, folder: str | None, name: str) -> Traits:
-    """Noise and two texts through the model's own forward() and through its Towers: the logits are the same.
+def probe(model: Any, head: LogitHead, canvas: Canvas, folder: str | None, name: str) -> DualEncoderInfo:
+    """Check that Towers and `head` reproduce the logits of the model's own forward(), for noise and two texts.
 
-    Without a folder, whose tokenizer reads the texts, only what there is for images. Raises CheckpointError for a
-    model that scores images and texts in another way than by the cosine of two vectors.
+    `folder` holds the tokenizer; with None only the image tower is run. The model's projections are detached
+    afterwards. Raises CheckpointError for a model whose logits are no function of the cosine of two vectors.
     """
     values = torch.randn(1, 3, *canvas.size, generator=torch.Generator().manual_seed(0))
-    with loading.complaints(name, "cannot be used as a dual encoder", _HINT):
+    with loading.checkpoint_errors(name, "cannot be used as a dual encoder", _HINT):
         if folder is None:
-            images, pooled = Towers(model).images(values)
-            return Traits(images.shape[1], pooled.shape[1], 0, None)
-        tokenizer = texts.load(folder, name, model.config)
-        longest = texts.longest(tokenizer, model.config)
-        sentences = ["a photo", "a photo of " * longest]
-        (tokens,) = Tokenizer(tokenizer, Reading(longest, padded=True))(sentences).tokens
-        theirs = model(pixel_values=values, **dict(zip(texts.INPUTS, tokens, strict=False))).logits_per_image
+            images, pooled = Towers(model).encode_images(values)
+            return DualEncoderInfo(images.shape[1], pooled.shape[1], 0, None)
+        tokenizer = texts.load_tokenizer(folder, name, model.config)
+        max_length = texts.max_length(tokenizer, model.config)
+        samples = ["a photo", "a photo of " * max_length]
+        (tokens,) = Tokenizer(tokenizer, TokenizerOptions(max_length, pad_to_max_length=True))(samples).tokens
+        expected = model(pixel_values=values, **dict(zip(texts.INPUT_NAMES, tokens, strict=False))).logits_per_image
         towers = Towers(model)
-        images, pooled = towers.images(values)
-        embedded, text_pooled = towers.texts(*tokens)
-        ours = score.logits(images @ embedded.T)
-        if bool(((ours - theirs).abs() > _TOLERANCE).any()):
-            says = f"{type(model).__name__} gives logits {theirs.tolist()}, cosines of its embeddings {ours.tolist()}"
-            raise CheckpointError(f"{name}: {says}", _HINT)
-        reading = _reading(towers, tokenizer, longest, sentences, embedded)
-    if reading is None:
-        says = "an embedding of a text depends on the texts beside it"
-        raise CheckpointError(f"{name}: {type(model).__name__}: {says}", _HINT)
-    return Traits(images.shape[1], pooled.shape[1], text_pooled.shape[1], reading)
+        images, pooled = towers.encode_images(values)
+        embeddings, text_pooled = towers.encode_texts(*tokens)
+        logits = head.logits(images @ embeddings.T)
+        if bool(((logits - expected).abs() > _TOLERANCE).any()):
+            own, ours = expected.tolist(), logits.tolist()
+            message = f"{type(model).__name__} gives logits {own}, cosines of its embeddings give {ours}"
+            raise CheckpointError(f"{name}: {message}", _HINT)
+        options = _find_padding(towers, tokenizer, max_length, samples, embeddings)
+    if options is None:
+        message = "the embedding of a text depends on the other texts in its batch"
+        raise CheckpointError(f"{name}: {type(model).__name__}: {message}", _HINT)
+    return DualEncoderInfo(images.shape[1], pooled.shape[1], text_pooled.shape[1], options)
 
 
-def _reading(
-    towers: Towers, tokenizer: Any, longest: int, sentences: list[str], together: torch.Tensor
-) -> Reading | None:
-    """How each sentence alone gets the embedding that it has among others, all of them padded; best without padding."""
-    for padded in (False, True):
-        reading = Reading(longest, padded)
-        alone = [towers.texts(*Tokenizer(tokenizer, reading)([sentence]).tokens[0])[0] for sentence in sentences]
-        if not bool(((torch.cat(alone) * together).sum(1) < _SAME).any()):
-            return reading
+def _find_padding(
+    towers: Towers, tokenizer: Any, max_length: int, samples: list[str], batched: torch.Tensor
+) -> TokenizerOptions | None:
+    """Find the padding mode in which a text embeds the same alone as in a padded batch; prefer no padding.
+
+    `batched` holds the embeddings of `samples` in the padded batch, float32 [samples, dim].
+    """
+    for pad_to_max_length in (False, True):
+        options = TokenizerOptions(max_length, pad_to_max_length)
+        alone = [towers.encode_texts(*Tokenizer(tokenizer, options)([text]).tokens[0])[0] for text in samples]
+        if not bool(((torch.cat(alone) * batched).sum(1) < _SAME).any()):
+            return options
     return None

@@ -1,1 +1,1 @@
-"""What a job leaves on disk: object names, footers, the ledger, the identity of a job, the summary."""
+"""What a job stores: object names, footers, the ledger, the identity of a job, the summary."""

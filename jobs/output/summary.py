@@ -1,4 +1,4 @@
-"""What a finished output holds and what it took: `_summary.json`, and the table at the end of a run."""
+"""Summarise a finished output: `_summary.json`, and the lines that a run prints at its end."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from jobs.output.ledger import Ledger
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts come from the footers of all committed objects; `run` is about the last run, if it had anything to do."""
+    """Counts of all committed objects, from their footers; `run` describes the last run that computed rows."""
 
     output: str
     shards: int
@@ -31,8 +31,8 @@ class Summary:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def __str__(self) -> str:
-        left = f" ({self.unselected:,} rows not selected)" if self.unselected else ""
-        lines = [f"{self.rows:,} rows and {self.rejects:,} rejects from {self.shards:,} shards{left} in {self.output}"]
+        rest = f" ({self.unselected:,} rows not selected)" if self.unselected else ""
+        lines = [f"{self.rows:,} rows and {self.rejects:,} rejects from {self.shards:,} shards{rest} in {self.output}"]
         lines += [f"  rejected {count:>9,}  {reason}" for reason, count in self.reasons.items()]
         lines += [f"  damaged shard {name}: {why}" for name, why in self.damaged_shards.items()]
         if self.run:
@@ -49,12 +49,14 @@ def summarise(
     return Summary(
         output=output,
         shards=len(coverage),
-        rows=ledger.count(ROWS),
-        rejects=ledger.count(REJECTS),
+        rows=ledger.count_rows(ROWS),
+        rejects=ledger.count_rows(REJECTS),
         unselected=sum(part.unselected for part in coverage.values()),
         reasons=ledger.reasons,
         damaged_shards={name: part.damage for name, part in sorted(coverage.items()) if part.damage},
-        models={spec.kind: spec.about | {"canvas": f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"} for spec in specs},
+        models={
+            spec.kind: spec.metadata | {"canvas": f"{spec.canvas.size[0]}x{spec.canvas.size[1]}"} for spec in specs
+        },
         fingerprint=fingerprint,
         run=run,
     )

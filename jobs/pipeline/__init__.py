@@ -1,9 +1,9 @@
-"""The order of the stages and what each one runs on. Nothing is materialised: blocks stream from stage to stage.
+"""The stages in order, and what each runs on. Nothing is materialised: blocks stream from stage to stage.
 
-source    read tasks, shards -> raw rows          any CPU
-decode    tasks, raw -> decoded rows, 1:1         any CPU
-annotate  a fixed pool of actors, decoded -> annotated rows, 1:1     one GPU each, or CPU cores
-sink      write tasks, annotated rows -> Parquet objects             a sliver of CPU
+source    read tasks: shards -> raw rows                            1 or 0.5 CPU per task
+decode    map tasks: raw rows -> decoded rows, one to one           1 CPU per task
+annotate  pool of actors: decoded rows -> annotated rows, one to one    one GPU or some CPUs per actor
+sink      write tasks: annotated rows -> Parquet objects            0.25 CPU per task
 """
 
 import warnings
@@ -23,13 +23,13 @@ from jobs.pipeline.read import Reader, ShardDatasource
 from jobs.sources import Layout
 from jobs.storage import Storage
 
-_RETRIES = 16  # of a task whose process died: each shard of it may kill one
-_RESULT_BYTES = 8 << 10  # one annotated row, generously
+_RETRIES = 16  # of a task whose process died: each of its shards may kill one process
+_RESULT_BYTES = 8 << 10  # upper estimate of one annotated row without pixels
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything the stages need, ready to build."""
+    """Builds the Ray Data pipeline of one job."""
 
     config: JobConfig
     layout: Layout
@@ -38,9 +38,11 @@ class Pipeline:
     coordinator: CoordinatorHandle
 
     def build(self, tasks: tuple[Task, ...]) -> ray.data.Dataset:
+        """Return the lazy dataset of annotated rows that these read tasks produce."""
         r, compute = self.resources, self.config.compute
         self._configure_ray()
-        # With enough read tasks for every core, Ray runs read and decode as one task, and encoded bytes never travel.
+        # Ray fuses read and decode if both request the same CPUs; encoded bytes then skip the object store. With few
+        # read tasks fusion would leave cores idle: request 0.5 CPU to prevent it.
         read_cpus = 1.0 if len(tasks) >= 2 * r.decode_cpus else 0.5
         gpu = {"num_gpus": 1} if r.device == "cuda" else {}
         storage, set_aside = Storage(self.config.storage), self.config.limits.unreadable_shards == "set_aside"
@@ -73,18 +75,18 @@ class Pipeline:
         )
 
     def write(self, dataset: ray.data.Dataset, sink: ray.data.Datasink[None], run: str) -> None:
-        """Under the run's name on Ray's dashboard, and in Ray Data's metrics."""
+        """Execute the dataset into the sink. `run` is its name on Ray's dashboard and in Ray Data's metrics."""
         dataset.set_name(run)
         dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPUS})
 
     def _configure_ray(self) -> None:
-        """Blocks about as big as a batch, so that the pool starts with the first one; and a quiet Ray Data."""
+        """Make blocks about as big as a batch, so that actors start with the first block, and silence Ray Data."""
         context = DataContext.get_current()
-        row = _RESULT_BYTES + sum(canvas.bytes for canvas in {spec.canvas for spec in self.specs})
+        row = _RESULT_BYTES + sum(canvas.nbytes for canvas in {spec.canvas for spec in self.specs})
         context.target_max_block_size = max(1 << 20, self.resources.batch_size * row)
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
-        context.execution_no_progress_timeout_s = -1  # the run's own watch knows what is waited for
-        # max_retries has no parameter of its own in this version of Ray, which asks to use that one instead.
+        context.execution_no_progress_timeout_s = -1  # the supervisor knows what the run waits for
+        # Ray 2.60 warns about ray_remote_args, but has no other parameter for max_retries.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")

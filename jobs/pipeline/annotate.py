@@ -1,4 +1,4 @@
-"""The annotate stage: an actor that holds all models of the job. Decoded batches in, annotated rows out, one to one."""
+"""The annotate stage: an actor that holds all models of the job."""
 
 import time
 
@@ -13,7 +13,7 @@ from jobs.models.annotator import Stopwatch
 
 
 class AnnotateActor:
-    """The annotate stage; torch is imported here, on the machine that runs it, and not before."""
+    """Turns decoded batches into annotated rows, one to one. Only this actor's process imports torch."""
 
     def __init__(
         self, specs: tuple[Spec, ...], compute: ComputeConfig, resources: Resources, coordinator: CoordinatorHandle
@@ -21,11 +21,13 @@ class AnnotateActor:
         from jobs.models.annotator import Annotator, ExecutionOptions
 
         r, measured = resources, compute.batch_size == "auto"
-        how = ExecutionOptions(r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile)
-        self._annotator = Annotator(specs, how)
+        options = ExecutionOptions(
+            r.device, compute.precision, r.calls, r.threads, r.batch_size, measured, compute.compile
+        )
+        self._annotator = Annotator(specs, options)
         self._coordinator, self._stopping = coordinator, StopSignal(coordinator)
         self._sizes: dict[str, int] = {}
-        coordinator.actor_ready(self._annotator.ran_on)
+        coordinator.actor_ready(self._annotator.device_summary)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         since = time.perf_counter()

@@ -1,6 +1,6 @@
-"""The write stage: annotated blocks become output objects, one set of objects for each write task.
+"""The write stage: each write task turns its annotated blocks into output objects.
 
-The name follows from the run and the task's number, so a task that Ray repeats replaces its own object.
+An object's name is made from the run and the task's index, so a task that Ray repeats replaces its own objects.
 """
 
 import time
@@ -19,7 +19,7 @@ from jobs.output.writer import Writer
 
 
 class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
-    """The writer as Ray Data wants it."""
+    """A Ray Data sink that hands blocks to the writer."""
 
     def __init__(self, writer: Writer, rows_per_file: int, coordinator: CoordinatorHandle) -> None:
         self._writer, self._rows, self._coordinator = writer, rows_per_file, coordinator
@@ -31,7 +31,7 @@ class ParquetSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
         if not tables:
             return
         table = pa.concat_tables([table.select(self._writer.annotated.names) for table in tables]).combine_chunks()
-        self._writer.write(table, f"part-{self._writer.about['run']}-{ctx.task_idx:06d}.parquet")
+        self._writer.write(table, f"part-{self._writer.run_metadata['run']}-{ctx.task_idx:06d}.parquet")
         rows = table.num_rows - (pc.sum(table.column(schema.END)).as_py() or 0)
         self._coordinator.record_work(Stage.SINK, rows, time.perf_counter() - since)
 

@@ -1,7 +1,7 @@
-"""Where rows come from: a listing becomes shards, and a shard becomes a stream of raw rows.
+"""Sources: list the input as shards, and read a shard as a stream of raw rows.
 
-Everything about a format that can be known from one shard is decided once, in a Layout, before anything runs.
-Readers are plain generators of small Arrow tables (schema.raw), so they need no Ray to be tested.
+A Layout holds all that is decided about the format, from the first readable shard, before anything runs. Readers are
+plain generators of small Arrow tables (schema.raw), so tests of them need no Ray.
 """
 
 from collections.abc import Iterable
@@ -21,67 +21,71 @@ BLOCK_ROWS = 128
 
 
 class Damaged(Exception):
-    """The shard, or the row group, cannot be read further. Never leaves its reader."""
+    """The rest of a shard or of a row group cannot be read. Never leaves its reader."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read every shard of a source. `images` are a column or tar suffixes; `leaf` is the field with the bytes
-    where that column holds structs; `error` is a column that says why a row has no image; `selection` says which rows
-    are wanted.
+    """How to read every shard of a source.
+
+    `image_names` is one column, or several tar suffixes in order of preference. `image_field` is the field with the
+    bytes if that column is a struct. `error_column` explains why a row has no image. `kept` are the columns to copy to
+    the output. `selection` chooses the rows.
     """
 
     format: str
-    images: tuple[str, ...]
-    texts: tuple[str, ...]
+    image_names: tuple[str, ...]
+    text_names: tuple[str, ...]
     key: str | None
     key_type: pa.DataType
     kept: tuple[pa.Field, ...]
-    error: str | None = None
-    leaf: str = ""
+    error_column: str | None = None
+    image_field: str = ""
     selection: Selection = EVERYTHING
     dataset: DatasetConfig | None = None
 
     @property
     def schema(self) -> pa.Schema:
+        """Schema of the raw tables."""
         return schema.raw(self.key_type, self.kept)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One input file. `name` is its stable address in the output; with `until`, it counts as so many rows long."""
+    """One input file. `name` is its stable address in the output. `max_rows` ends the shard early, for source.limit."""
 
     name: str
     entry: Entry
-    until: int | None = None
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What one reader reads: a shard, or some row groups of a big one, less the rows that are already done. The last
-    unit of a shard closes it; `known` rows it had when it was closed before.
+class ReadUnit:
+    """The work of one reader: a shard, or some row groups of a big one, except the rows in `done`.
+
+    The `last` unit of a shard closes it. `known_total` is the shard's length when an earlier run closed it, else 0.
     """
 
     shard: Shard
     row_groups: tuple[int, ...] | None = None
     done: tuple[Range, ...] = ()
     last: bool = True
-    known: int = 0
+    known_total: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus, listed and understood. `said` is what was decided about it, for the user; `pinned` is its section of
-    the recipe, so that it means the same in the next run."""
+    """A listed source. `description` tells the user what was decided. `pinned_config` is the recipe's source section,
+    resolved so that it means the same in the next run."""
 
     layout: Layout
     shards: tuple[Shard, ...]
-    said: str
-    pinned: SourceConfig
+    description: str
+    pinned_config: SourceConfig
 
 
-def unreadable(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
-    """Rows that are known to exist and cannot be read."""
+def unreadable_rows(layout: Layout, shard: str, first: int, count: int, message: str) -> pa.Table:
+    """Rejects (shard_damaged) for rows that exist but cannot be read."""
     why = schema.reject(Stage.SOURCE, Reason.SHARD_DAMAGED, message)
     rows = range(first, first + count)
     return pa.Table.from_pylist(
@@ -90,7 +94,7 @@ def unreadable(layout: Layout, shard: str, first: int, count: int, message: str)
     )
 
 
-def first_of(wanted: str, automatic: Iterable[str], present: Iterable[str]) -> str | None:
-    """The configured name if it is there, or the first automatic one that is."""
+def choose_name(configured: str, candidates: Iterable[str], present: Iterable[str]) -> str | None:
+    """The configured name, or for "auto" the first candidate, that is present; else None."""
     names = list(present)
-    return next((name for name in ([wanted] if wanted != "auto" else automatic) if name in names), None)
+    return next((name for name in ([configured] if configured != "auto" else candidates) if name in names), None)

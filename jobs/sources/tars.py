@@ -1,4 +1,4 @@
-"""Tars, from their first byte to their last: samples, and where a tar is damaged."""
+"""Stream the samples of a tar, and detect where it is damaged."""
 
 import gzip
 import io
@@ -12,18 +12,20 @@ from typing import Any
 from jobs.sources import Damaged
 from jobs.storage import Entry, Storage
 
-_PACKED_BADLY = (EOFError, zlib.error, gzip.BadGzipFile)
+_GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass
 class Sample:
+    """The members of one key by suffix, in lower case; `damage` tells why some may be missing."""
+
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
     damage: str | None = None
 
 
-def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
-    """Every sample of a tar. Raises Damaged after the last one that could be found, which then is damaged too."""
+def read_samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
+    """Yield the samples of a tar. If the tar is damaged, mark its last readable sample, then raise Damaged."""
     sample: Sample | None = None
     try:
         for name, data in _members(storage, entry):
@@ -33,11 +35,11 @@ def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
                     yield sample
                 sample = Sample(key)
             if data is None:
-                raise Damaged(f"the tar is cut inside {name}")
+                raise Damaged(f"the tar ends inside {name}")
             if key and sample is not None:
                 sample.members[suffix] = data
     except Damaged as exc:
-        if sample is not None:  # its text may have been the next member
+        if sample is not None:  # the next member may have belonged to it
             sample.damage = str(exc)
             yield sample
         raise
@@ -46,8 +48,8 @@ def samples(storage: Storage, entry: Entry) -> Iterator[Sample]:
 
 
 class _Header(tarfile.TarInfo):
-    """Tells a damaged header, which tarfile itself passes over, from what may lie behind a tar's end: nothing, the next
-    tar, as `cat a.tar b.tar` leaves it, or anything.
+    """Raises an error for a damaged header, which tarfile skips. After a tar's end mark anything may follow: nothing,
+    another tar (`cat a.tar b.tar`), or other bytes.
     """
 
     @classmethod
@@ -69,9 +71,9 @@ def _ended(tar: tarfile.TarFile) -> bool:
     return getattr(tar, "ended", False)
 
 
-def _plain(stream: io.BufferedReader) -> Any:
-    """What to read a tar from. Of gzip every part: tarfile itself ends with the first of those that bgzip, say, makes
-    of a file; and what is there, before it raises that the rest is not.
+def _decompressed(stream: io.BufferedReader) -> Any:
+    """A stream of the tar's bytes, decompressed if they are gzip. Unlike tarfile, it reads all members of a gzip file
+    (bgzip writes many), and returns the readable bytes of a truncated one before it raises.
     """
     if stream.peek(2)[:2] != b"\x1f\x8b":
         return stream
@@ -79,13 +81,13 @@ def _plain(stream: io.BufferedReader) -> Any:
 
 
 def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None]]:
-    """(name, bytes) of every file; bytes are None where the tar ends inside the member."""
+    """Yield (name, bytes) of each file; bytes are None if the tar ends inside it. Raises Damaged."""
     try:
-        # By default a name that is not UTF-8 comes with surrogates, which neither Arrow nor a terminal takes.
+        # errors="replace": by default, a name that is not UTF-8 gets surrogates, which Arrow and terminals refuse.
         with (
             storage.stream(entry) as stream,
             tarfile.open(
-                fileobj=_plain(stream),
+                fileobj=_decompressed(stream),
                 mode="r|*",
                 tarinfo=_Header,
                 encoding="utf-8",
@@ -100,17 +102,18 @@ def _members(storage: Storage, entry: Entry) -> Iterator[tuple[str, bytes | None
                 try:
                     file = tar.extractfile(member)
                     data = file.read() if file else b""
-                except (tarfile.ReadError, *_PACKED_BADLY):
+                except (tarfile.ReadError, *_GZIP_ERRORS):
                     yield member.name, None
                     return
                 yield member.name, data if len(data) == member.size else None
             if not _ended(tar):
                 raise Damaged("the tar has no end mark")
-    except (tarfile.TarError, *_PACKED_BADLY) as exc:
+    except (tarfile.TarError, *_GZIP_ERRORS) as exc:
         raise Damaged(f"not a readable tar ({exc})") from exc
 
 
 def _split(name: str) -> tuple[str, str]:
+    """(key, suffix) of a member, ("", "") if it belongs to no sample."""
     folder, slash, file = name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     return (folder + slash + stem, suffix.lower()) if stem and dot else ("", "")

@@ -1,7 +1,7 @@
-"""Shards of urls, as COYO is published: their rows are read like any Parquet, and then the images fetched.
+"""Shards of urls, as COYO is published: the Parquet reader reads the rows, then this module downloads the images.
 
-Each raw table of the Parquet reader stays one table, and is given when the last of its urls is answered: the same rows
-come in the same tables however often they are read, and a slow server holds up 128 rows, no more.
+Each raw table of the Parquet reader stays one table, and is yielded once all its urls have results. So a table
+always has the same rows, and a slow server delays at most 128 of them.
 """
 
 import atexit
@@ -16,91 +16,92 @@ from jobs.config import FetchConfig
 from jobs.errors import Reject, Stage
 from jobs.fetch import Fetcher
 
-_HELD = 256 << 20  # bytes of images that wait for others of their table, before no more urls are taken
+_MAX_HELD = 256 << 20  # bytes of images in incomplete tables; above this, no further tables are read
 
 
-def fetched(tables: Iterable[pa.Table], config: FetchConfig) -> Iterator[pa.Table]:
-    """Raw tables whose image column holds urls -> with the bytes there, or with rejects. Their order may change."""
-    fetcher, waiting = _fetcher(config), _Waiting()
-    left = iter(tables)
+def fetch_images(tables: Iterable[pa.Table], config: FetchConfig) -> Iterator[pa.Table]:
+    """Replace the urls in the image column by image bytes, or the rows by rejects. May reorder the tables."""
+    fetcher, pending = _fetcher(config), _PendingTables()
+    remaining = iter(tables)
     while True:
         ended = True
-        for place, result in fetcher.fetch(waiting.urls(left)):
+        for index, result in fetcher.fetch(pending.urls(remaining)):
             ended = False
-            yield from waiting.answer(place, result)
-        yield from waiting.idle()
-        if ended and not waiting.full:
+            yield from pending.add_result(index, result)
+        yield from pending.take_complete()
+        if ended and not pending.full:
             return
 
 
 @cache
 def _fetcher(config: FetchConfig) -> Fetcher:
-    """One for each process, kept for the next shard: connections and names are the expensive part."""
+    """One fetcher per process, kept for the next shard: connections and DNS lookups are expensive."""
     fetcher = Fetcher(config)
     atexit.register(fetcher.close)
     return fetcher
 
 
 @dataclass
-class _Block:
-    """A raw table, what its urls gave so far, and how many are not answered."""
+class _PendingTable:
+    """A raw table, the results of its urls by row, and the number of urls without a result."""
 
     table: pa.Table
-    answers: dict[int, bytes | Reject] = field(default_factory=dict)
-    open: int = 0
+    results: dict[int, bytes | Reject] = field(default_factory=dict)
+    missing: int = 0
 
 
-class _Waiting:
-    """The tables whose urls are under way."""
+class _PendingTables:
+    """The tables with urls in flight."""
 
     def __init__(self) -> None:
-        self._places: dict[int, tuple[_Block, int]] = {}  # of the urls that are not answered
-        self._ready: list[_Block] = []
+        self._rows: dict[int, tuple[_PendingTable, int]] = {}  # (table, row) of each url without a result
+        self._complete: list[_PendingTable] = []
         self._held = 0
 
     @property
     def full(self) -> bool:
-        return self._held > _HELD
+        return self._held > _MAX_HELD
 
     def urls(self, tables: Iterator[pa.Table]) -> Iterator[str]:
-        """The urls to fetch, table by table; ends early when too many bytes wait for others."""
-        self._places, place = {}, 0
+        """Yield the urls to fetch, table by table; stop early when incomplete tables hold too many bytes."""
+        self._rows, index = {}, 0
         for table in tables:
-            block = _Block(table)
+            pending = _PendingTable(table)
             urls, reasons = (table.column(name).to_pylist() for name in (schema.IMAGE, schema.REASON))
             rows = [row for row, url in enumerate(urls) if url is not None and reasons[row] is None]
-            block.open = len(rows)
+            pending.missing = len(rows)
             if not rows:
-                self._ready.append(block)
+                self._complete.append(pending)
             for row in rows:
-                self._places[place] = (block, row)
-                place += 1
+                self._rows[index] = (pending, row)
+                index += 1
                 yield urls[row].decode()
             if self.full:
                 return
 
-    def answer(self, place: int, result: bytes | Reject) -> Iterator[pa.Table]:
-        block, row = self._places.pop(place)
-        block.answers[row] = result
-        block.open -= 1
+    def add_result(self, index: int, result: bytes | Reject) -> Iterator[pa.Table]:
+        """Store the result of one url; yield the tables that are complete."""
+        pending, row = self._rows.pop(index)
+        pending.results[row] = result
+        pending.missing -= 1
         self._held += len(result) if isinstance(result, bytes) else 0
-        if block.open == 0:
-            self._ready.append(block)
-        yield from self.idle()
+        if pending.missing == 0:
+            self._complete.append(pending)
+        yield from self.take_complete()
 
-    def idle(self) -> Iterator[pa.Table]:
-        """The tables that wait for nothing."""
-        ready, self._ready = self._ready, []
-        for block in ready:
-            self._held -= sum(len(given) for given in block.answers.values() if isinstance(given, bytes))
-            yield _answered(block)
+    def take_complete(self) -> Iterator[pa.Table]:
+        """Yield the complete tables."""
+        complete, self._complete = self._complete, []
+        for pending in complete:
+            self._held -= sum(len(result) for result in pending.results.values() if isinstance(result, bytes))
+            yield _with_results(pending)
 
 
-def _answered(block: _Block) -> pa.Table:
-    table, answers = block.table, block.answers
-    images = [answer if isinstance(answer := answers.get(row), bytes) else None for row in range(table.num_rows)]
-    at = table.schema.get_field_index(schema.IMAGE)
-    field = table.schema.field(at)
-    table = table.set_column(at, field, pa.array(images, field.type))
-    rejects = {row: answer for row, answer in answers.items() if isinstance(answer, Reject)}
+def _with_results(pending: _PendingTable) -> pa.Table:
+    table, results = pending.table, pending.results
+    images = [result if isinstance(result := results.get(row), bytes) else None for row in range(table.num_rows)]
+    index = table.schema.get_field_index(schema.IMAGE)
+    field = table.schema.field(index)
+    table = table.set_column(index, field, pa.array(images, field.type))
+    rejects = {row: result for row, result in results.items() if isinstance(result, Reject)}
     return schema.mark_rejects(table, Stage.FETCH, rejects)

@@ -1,4 +1,4 @@
-"""Objects to write piece by piece that are visible whole or not at all, whatever happens while they are written."""
+"""Atomic sequential writes: an object appears complete or not at all."""
 
 import contextlib
 import errno
@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-# What mounts of buckets and shares say, which have no links, and folders that cannot be synced.
-_CANNOT = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+# Errors of file systems without hard links, or without fsync of folders: mounted buckets and network shares.
+_UNSUPPORTED = (errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
-    """Open a local file that gets its name when it is whole. `reveal(temporary, name)` names it: `create_exclusive`
-    refuses a name that is taken, `os.replace` replaces what has it.
+def write_file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator[BinaryIO]:
+    """Open a local file for writing under a temporary name. When the block ends, `reveal(temporary, name)` renames it:
+    `os.replace` overwrites an existing file, `create_exclusive` raises FileExistsError.
     """
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
@@ -32,33 +32,33 @@ def file(name: str, reveal: Callable[[str, str], None] = os.replace) -> Iterator
     try:
         os.fsync(handle)
     except OSError as exc:
-        if exc.errno not in _CANNOT:
+        if exc.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(handle)
 
 
 def create_exclusive(temporary: str, name: str) -> None:
-    """Raises FileExistsError where the name is taken; of several at once one succeeds."""
+    """Give the temporary file its name. Raises FileExistsError if the name exists; of several callers, one succeeds."""
     try:
         os.link(temporary, name)
     except OSError as exc:
-        if exc.errno not in _CANNOT:
+        if exc.errno not in _UNSUPPORTED:
             raise
-        with open(name, "xb") as there, open(temporary, "rb") as made:  # for a moment it is there and empty
-            there.write(made.read())
+        with open(name, "xb") as target, open(temporary, "rb") as source:  # not atomic: empty for a moment
+            target.write(source.read())
 
 
 @contextlib.contextmanager
 def upload(fs: Any, name: str) -> Iterator[BinaryIO]:
-    """An object on S3: a multipart upload that is completed last, or aborted."""
+    """Open an S3 object for writing: a multipart upload, completed when the block ends, aborted if it raises."""
     opened = fs.open(name, "wb", autocommit=False)
-    fs.transaction.files.remove(opened)  # which would hold it for ever: nobody ends that transaction
+    fs.transaction.files.remove(opened)  # the transaction is never ended and would keep the file
     try:
         yield opened
         opened.close()
         opened.commit()
     except BaseException:
-        opened.closed = True  # or a small one would start its upload when it is collected
+        opened.closed = True  # else the garbage collector would upload a small file
         opened.discard()
         raise

@@ -1,4 +1,4 @@
-"""Local folders, listed while others write into them."""
+"""List local folders while other processes write into them."""
 
 import contextlib
 import os
@@ -10,41 +10,39 @@ from jobs.errors import StorageError
 Info = dict[str, Any]
 
 
-def files(folder: str, info: Callable[[str], Info]) -> dict[str, Info]:
-    """What `info` says of every file below, through links too. One that is gone by then is left out: what other runs
-    write has another name until it is whole. Raises StorageError for a link to nothing, OSError for a folder that
-    cannot be listed.
+def list_files(folder: str, info: Callable[[str], Info]) -> dict[str, Info]:
+    """Map each file below the folder to its `info`; links are followed. A file that vanishes meanwhile is left out: it
+    is a temporary file of another run. Raises StorageError for a broken link, OSError for a folder that cannot be
+    listed.
     """
-    found = {}
+    infos = {}
     for name in _walk(folder):
         with contextlib.suppress(FileNotFoundError):
-            found[name] = behind(name, info) if os.path.islink(name) else info(name)
-    return found
+            infos[name] = follow_link(name, info) if os.path.islink(name) else info(name)
+    return infos
 
 
-def behind(link: str, info: Callable[[str], Info]) -> Info:
-    """What `info` says of the file that a link leads to. Raises StorageError where there is none: left out, a shard
-    would be missed by nobody.
-    """
+def follow_link(link: str, info: Callable[[str], Info]) -> Info:
+    """Return the `info` of a link's target. Raises StorageError for a broken link, which may be a missing shard."""
     try:
         return info(link)
     except FileNotFoundError as exc:
         hint = "fetch the file (git annex get, dvc pull), or remove the link"
-        raise StorageError(f"{link}: a link to {os.readlink(link)}, which is not there", hint) from exc
+        raise StorageError(f"{link}: a link to {os.readlink(link)}, which does not exist", hint) from exc
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Each folder once."""
+    """Yield the path of every file below; a folder that several links lead to is visited once."""
 
-    def refuse(exc: OSError) -> None:
+    def raise_unless_vanished(exc: OSError) -> None:
         if exc.filename == folder or not isinstance(exc, FileNotFoundError):
             raise exc
 
     seen: set[str] = set()
-    for here, inner, names in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(here)
+    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=raise_unless_vanished):
+        real = os.path.realpath(parent)
         if real in seen:
-            inner.clear()
+            subfolders.clear()
             continue
         seen.add(real)
-        yield from (os.path.join(here, name) for name in names)
+        yield from (os.path.join(parent, name) for name in names)

@@ -1,4 +1,4 @@
-"""Ranged reads of one object, as it was when it was listed; and an object as a file made of them."""
+"""Ranged reads of one version of an object, and file objects built on them."""
 
 import io
 import os
@@ -14,12 +14,12 @@ from jobs.storage.retry import ShortRead, error_code
 
 
 class ObjectChanged(Exception):
-    """The object is not the one that was listed."""
+    """The object was replaced after it was listed."""
 
 
 class RangeFile(io.RawIOBase):
-    """A file whose every read is one ranged read. What that raises passes through, so that a reader of formats can
-    tell a lost network from damaged data.
+    """A seekable file; each read is one ranged read. Errors pass through unchanged, so that a format reader can
+    tell network errors from damaged data.
     """
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
@@ -51,26 +51,26 @@ class RangeFile(io.RawIOBase):
 
 
 class ReadAheadFile(io.RawIOBase):
-    """The same from the first byte to the last, in requests of `chunk` bytes; `depth` of them are under way while the
-    one before is used, so that a reader does not wait for each round trip.
+    """A sequential file that reads ahead: `depth` requests of `chunk` bytes are in flight while the current chunk is
+    used, so that the reader does not wait for each round trip.
     """
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes], chunk: int, depth: int = 2) -> None:
         spans = ((start, min(start + chunk, size)) for start in range(0, size, chunk))
         self._pool = ThreadPoolExecutor(depth)
-        self._waiting = deque(self._pool.submit(read_range, *span) for span in islice(spans, depth))
-        self._more = (self._pool.submit(read_range, *span) for span in spans)
-        self._here = memoryview(b"")
+        self._in_flight = deque(self._pool.submit(read_range, *span) for span in islice(spans, depth))
+        self._next = (self._pool.submit(read_range, *span) for span in spans)
+        self._chunk = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._here and self._waiting:
-            self._here = memoryview(self._waiting.popleft().result())
-            self._waiting.extend(islice(self._more, 1))
-        count = min(len(buffer), len(self._here))
-        buffer[:count], self._here = self._here[:count], self._here[count:]
+        if not self._chunk and self._in_flight:
+            self._chunk = memoryview(self._in_flight.popleft().result())
+            self._in_flight.extend(islice(self._next, 1))
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count], self._chunk = self._chunk[:count], self._chunk[count:]
         return count
 
     def close(self) -> None:
@@ -79,31 +79,31 @@ class ReadAheadFile(io.RawIOBase):
 
 
 def etag_of(info: Mapping[str, Any]) -> str:
-    """What changes when an object does: S3's ETag, or a local file's time and size."""
+    """A tag that changes with the object: S3's ETag, or the modification time and size of a local file."""
     return str(info.get("ETag") or (f"{int(info['mtime'] * 1e9)}-{info['size']}" if "mtime" in info else ""))
 
 
 def read_range(fs: Any, name: str, start: int, end: int, etag: str) -> bytes:
-    """The bytes from `start` to `end`. Raises ObjectChanged, or ShortRead."""
+    """Read the bytes from `start` to `end`, exclusive. Raises ObjectChanged or ShortRead."""
     if isinstance(fs, AsyncFileSystem):
         data = cast(bytes, sync(fs.loop, _get, fs, name, f"bytes={start}-{end - 1}", etag))
     else:
-        # Exactly these bytes: fsspec reads ahead by itself, and what it keeps lives no longer than this call.
+        # No cache: fsspec would read ahead, and discard the result after this call.
         data = cast(bytes, fs.cat_file(name, start=start, end=end, cache_type="none"))
         if etag and etag_of(fs.info(name)) != etag:
             raise ObjectChanged
     if len(data) != end - start:
-        raise ShortRead(f"{len(data)} bytes came for {end - start} at {start}")
+        raise ShortRead(f"received {len(data)} of {end - start} bytes at offset {start}")
     return data
 
 
 async def _get(fs: Any, name: str, span: str, etag: str) -> bytes:
-    """One ranged GET that answers only for the object with this tag; s3fs itself cannot ask for that."""
+    """One ranged GET with If-Match, which s3fs does not offer. Raises ObjectChanged."""
     bucket, key, _ = fs.split_path(name)
     match = {"IfMatch": etag} if etag else {}
     try:
-        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=span, **match)
-        async with answer["Body"] as body:
+        response = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=span, **match)
+        async with response["Body"] as body:
             return cast(bytes, await body.read())
     except OSError as exc:
         if error_code(exc) in ("PreconditionFailed", "412", "InvalidRange"):

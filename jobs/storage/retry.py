@@ -1,6 +1,6 @@
-"""Tries again what a moment may heal: throttling, lost connections, short answers. With backoff and full jitter.
+"""Retry transient errors (throttling, lost connections, short reads) with exponential backoff and full jitter.
 
-What will not heal by itself, such as refused credentials or a missing object, is raised at once.
+Permanent errors, such as refused credentials or a missing object, are raised at once.
 """
 
 import random
@@ -13,40 +13,40 @@ from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as S3ConnectionError
 from fsspec.exceptions import FSTimeoutError
 
-ATTEMPTS = 4  # each with the client's own retries, half a minute of them: a store may be gone for two
-_FIRST, _LONGEST = 0.25, 16.0  # seconds
-_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"})
-_CODES |= {"Throttling", "ThrottlingException", "RequestThrottled", "500", "502", "503", "504"}
-_LOST = (HTTPClientError, S3ConnectionError, aiohttp.ClientError, TimeoutError, FSTimeoutError)
+ATTEMPTS = 4  # each includes the client's own retries, about 30 s: a store may be away for two minutes
+_FIRST_DELAY, _MAX_DELAY = 0.25, 16.0  # seconds
+_TRANSIENT_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"})
+_TRANSIENT_CODES |= {"Throttling", "ThrottlingException", "RequestThrottled", "500", "502", "503", "504"}
+_CONNECTION_ERRORS = (HTTPClientError, S3ConnectionError, aiohttp.ClientError, TimeoutError, FSTimeoutError)
 
 Result = TypeVar("Result")
 
 
 class ShortRead(OSError):
-    """Fewer bytes came than were asked for."""
+    """The store sent fewer bytes than requested."""
 
 
 def with_retries(call: Callable[[], Result]) -> Result:
-    """The call's result; the last error once ATTEMPTS have failed."""
+    """Call until it succeeds, at most ATTEMPTS times. Raises permanent errors at once, a transient one at the end."""
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except (OSError, ClientError, *_LOST) as exc:
-            if attempt == ATTEMPTS - 1 or not transient(exc):
+        except (OSError, ClientError, *_CONNECTION_ERRORS) as exc:
+            if attempt == ATTEMPTS - 1 or not is_transient(exc):
                 raise
-            time.sleep(random.uniform(0, min(_LONGEST, _FIRST * 2**attempt)))
+            time.sleep(random.uniform(0, min(_MAX_DELAY, _FIRST_DELAY * 2**attempt)))
     raise AssertionError("unreachable")
 
 
-def transient(exc: BaseException) -> bool:
-    """Whether trying again may help. s3fs hides the answer's code in the cause of an OSError."""
-    if isinstance(exc, (ShortRead, *_LOST)):
+def is_transient(exc: BaseException) -> bool:
+    """Whether a retry may succeed."""
+    if isinstance(exc, (ShortRead, *_CONNECTION_ERRORS)):
         return True
-    return error_code(exc) in _CODES
+    return error_code(exc) in _TRANSIENT_CODES
 
 
 def error_code(exc: BaseException) -> str:
-    """S3's error code, such as SlowDown or PreconditionFailed; empty for what is not S3's."""
+    """S3's error code, such as SlowDown or PreconditionFailed, or "". s3fs has it in the cause of an OSError."""
     for error in (exc, exc.__cause__):
         if isinstance(error, ClientError):
             return str(error.response.get("Error", {}).get("Code", ""))

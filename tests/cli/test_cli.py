@@ -48,7 +48,9 @@ def test_init_prints_a_recipe_that_loads(capsys: pytest.CaptureFixture[str], tmp
     config = load_recipe(tmp_path / "job.yaml")
     assert config.source.path == "s3://bucket/{00000..00127}.tar"
     assert config.output.path == "out #1: ümlaut"
-    assert config == JobConfig.of({"source": {"path": config.source.path}, "output": {"path": config.output.path}})
+    assert config == JobConfig.from_dict(
+        {"source": {"path": config.source.path}, "output": {"path": config.output.path}}
+    )
 
 
 def test_init_of_nothing_is_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,7 @@ def test_nothing_to_read_is_code_1_with_a_hint(
 ) -> None:
     code, err = fails(capsys, "run", recipe, "--set", f"source.path={tmp_path}/nothing")
     assert code == 1
-    assert f"nothing at {tmp_path}/nothing" in err
+    assert f"no files at {tmp_path}/nothing" in err
     assert "  hint: check" in err
     assert not (tmp_path / "out").exists()
 
@@ -155,7 +157,7 @@ def test_a_head_that_is_gone_is_told_at_once(
     capsys: pytest.CaptureFixture[str], recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray tries for 20 minutes to reach it, and hears no signal meanwhile."""
-    monkeypatch.setattr(local, "_KNOCK", 0.0)
+    monkeypatch.setattr(local, "_CONNECT_SECONDS", 0.0)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     code, err = fails(capsys, "run", recipe)

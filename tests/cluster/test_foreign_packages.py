@@ -83,7 +83,7 @@ def test_the_command_starts_where_pythonpath_has_foreign_packages(installed: Pat
 
 
 def test_an_installed_wheel_puts_no_folder_before_pythonpath_and_the_standard_library(installed: Path) -> None:
-    code = "import jobs; from cluster.imports import missing; print(missing(jobs.PACKAGES))"
+    code = "import jobs; from cluster.imports import missing_folders; print(missing_folders(jobs.PACKAGES))"
     assert said(installed.parent, installed.with_name("python"), "-P", "-c", code, env=PLAIN) == "[]\n"
 
 

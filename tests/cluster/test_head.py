@@ -16,7 +16,7 @@ import pytest
 from ray.job_submission import JobStatus
 
 from cluster import submit
-from cluster.answers import HeadError, Unreachable
+from cluster.answers import HeadError, HeadUnreachable
 from cluster.submit import Head, Submission, connect
 
 
@@ -54,7 +54,7 @@ def server() -> Iterator[type[http.server.BaseHTTPRequestHandler]]:
         (200, b'{"ray_version": "nightly"}', "no Ray job server answers at"),
         (404, b"", "no Ray job server answers at"),
         (502, b"", "no Ray job server answers at"),
-        (401, b"who are you", "does not let us in"),
+        (401, b"who are you", "refuses access"),
     ],
 )
 def test_what_is_no_head_of_ours_is_told_apart(server: Any, code: int, body: bytes, told: str) -> None:
@@ -74,7 +74,7 @@ def test_an_address_needs_no_http_in_front(server: Any, monkeypatch: pytest.Monk
     server.answer = 200, json.dumps({"version": "4", "ray_version": ray.__version__}).encode()
     bare = server.address.removeprefix("http://")
     assert connect(bare).address == connect(f"http://me:secret@{bare}").address == server.address
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(HeadUnreachable, match=r"127\.0\.0\.1:9"):
         connect()
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", bare)
     assert connect().address == server.address
@@ -82,7 +82,7 @@ def test_an_address_needs_no_http_in_front(server: Any, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("address", ["ftp://head:8265", "http://[::1", "http://\xfc..\xfc", "http://head:99999"])
 def test_an_address_that_cannot_be_one_is_told(address: str) -> None:
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(HeadUnreachable) as caught:
         connect(address)
     assert address in caught.value.message
 
@@ -93,7 +93,7 @@ def test_what_tls_lacks_is_told(server: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no certificate")
     with pytest.raises(HeadError, match="certificate"):
         connect(server.address, str(tmp_path / "notes.txt"))
-    with pytest.raises(HeadError, match="nothing there speaks TLS"):
+    with pytest.raises(HeadError, match="the server does not speak TLS"):
         connect(server.address.replace("http:", "https:"))
 
 
@@ -152,8 +152,8 @@ class Scripted:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_AGAIN", 0.0)
-    monkeypatch.setattr(submit, "_SOON", 0.0)
+    monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(submit, "_FIRST_NOTE", 0.0)
 
 
 def test_a_log_that_breaks_off_goes_on_where_it_was(quickly: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(quickly: None, monkeypatch: 
     moment, or when nothing was said for longer than a head may be away."""
     away = RuntimeError("Request failed with status code 503: no healthy upstream.")
     states: list[str | Exception] = ["RUNNING", ConnectionError(), away, "RUNNING", "RUNNING", "SUCCEEDED"]
-    client = Scripted(states, ["one\ntw", 1.1 * submit._PATIENCE, None, "o\n", None, "three\n"])
+    client = Scripted(states, ["one\ntw", 1.1 * submit._AWAY_SECONDS, None, "o\n", None, "three\n"])
     monkeypatch.setattr(submit, "time", SimpleNamespace(monotonic=lambda: client.now, sleep=time.sleep))
     notes: list[str] = []
     assert "".join(Head(client, "http://h").follow("id", notes.append)) == "one\ntwo\nthree\n"
@@ -182,8 +182,8 @@ def test_an_interrupt_ends_the_watch_at_once() -> None:
 @pytest.mark.parametrize("id", ["", "..", "../version", "a/b", "a?b", "a#b", "a" * 201])
 def test_what_is_no_id_becomes_no_part_of_a_url(id: str) -> None:
     """The list of all submissions was taken for one, and what came after a question mark was left out."""
-    for asked in (Head(Scripted(["RUNNING"], []), "http://h").look, Head(Scripted(["RUNNING"], []), "http://h").log):
-        with pytest.raises(HeadError, match="not the id of a submission"):
+    for asked in (Head(Scripted(["RUNNING"], []), "http://h").get, Head(Scripted(["RUNNING"], []), "http://h").log):
+        with pytest.raises(HeadError, match="not a submission id"):
             asked(id)
 
 
@@ -195,6 +195,6 @@ def test_a_submission_that_waits_says_for_what(quickly: None) -> None:
 
 
 def test_a_head_that_stays_away_ends_the_watch(quickly: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_PATIENCE", 0.0)
-    with pytest.raises(Unreachable):
+    monkeypatch.setattr(submit, "_AWAY_SECONDS", 0.0)
+    with pytest.raises(HeadUnreachable):
         list(Head(Scripted([ConnectionError()], []), "http://h").follow("id", lambda _: None))

@@ -100,7 +100,7 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
         "decode_on": {"role": "cpu"}, "batch_size": 4, "wait_seconds": 120,
     }  # fmt: skip
     tree = small_job(tmp_path / "shards", tmp_path / "out").model_dump()
-    config = JobConfig.of(tree | {"compute": tree["compute"] | compute})
+    config = JobConfig.from_dict(tree | {"compute": tree["compute"] | compute})
     (tmp_path / "job.yaml").write_text(config.to_yaml())
     (tmp_path / "seen").mkdir()
     command = [sys.executable, "-m", "tests.support.pretend", *(str(tmp_path / n) for n in ("job.yaml", "seen")), "10"]
@@ -113,14 +113,14 @@ def test_a_run_waits_for_its_gpus_grows_with_them_and_survives_their_loss(growin
         return (tmp_path / "log").read_text()
 
     # What the run says is waited for, not what processes there are: a node is a process before the run has it.
-    until(lambda: "has come" in said() or driver.poll() is not None)
+    until(lambda: "has joined" in said() or driver.poll() is not None)
     os.kill(nodes("gpu", growing)[0], signal.SIGKILL)
     until(lambda: "is gone" in said() or driver.poll() is not None)
     (tmp_path / "seen/hurry").touch()
     assert driver.wait(500) == 0, said()
     assert "waiting   compute.gpus.min is 1, but Ray sees 0 on nodes with card: h" in said()
     assert "annotate on 1 to 2 GPUs" in said()
-    assert "has come" in said()
+    assert "has joined" in said()
     assert "is gone" in said()
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"annotate-gpu", "decode-cpu", "hurry"}
     check_whole(config.output.path, rows_of(15, 8))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.runtime_env import CREDENTIALS, Environment, pack, set_here
+from cluster.runtime_env import CREDENTIALS, Environment, pack, read_environ
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def test_values_travel_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("AWS_REGION", "")
-    environment = Environment(set_here(CREDENTIALS))
+    environment = Environment(read_environ(CREDENTIALS))
     assert environment.variables == {"HF_TOKEN": "hf_secret"}
     assert "hf_secret" not in repr(environment)
     tree = environment.to_ray()

@@ -35,8 +35,8 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
 
     slowly = ("--set", "compute.batch_size=1")  # so that there is something to stop
     first = head.start(*submit, *slowly, env={**keys, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"})  # the flag wins
-    until(lambda: Storage().tree(f"{output}/rows") or first.poll() is not None)
-    id = Path(Storage().tree(f"{output}/{SUBMITTED}")[0].path).stem
+    until(lambda: Storage().list_files(f"{output}/rows") or first.poll() is not None)
+    id = Path(Storage().list_files(f"{output}/{SUBMITTED}")[0].path).stem
     stopped = head.says("stop", id)
     assert stopped.startswith("STOPPED after ")
     followed = ended(first, 130)
@@ -58,7 +58,7 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     assert (dataset["dataset"].startswith(f"{shown}_"), dataset["state"]) == (True, "FINISHED")
     check_whole(output, rows_of(6, 80))
 
-    written = [Storage().read(entry.path).decode() for entry in Storage().tree(f"{output}/{SUBMITTED}")]
+    written = [Storage().read(entry.path).decode() for entry in Storage().list_files(f"{output}/{SUBMITTED}")]
     assert {yaml.safe_load(text)["output"]["path"] for text in written} == {output}
     said = [log, followed, again, stopped, json.dumps(known), *written]
     said += [path.read_text(errors="replace") for path in head.logs.rglob("*") if path.is_file()]
@@ -112,10 +112,10 @@ def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp
     recipe = tmp_path / "job.yaml"
     recipe.write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
     said = ended(head.start("list", env={"RAY_AUTH_TOKEN": "another"}), 1)
-    assert said.startswith(f"error: {head.plain} does not let us in: ")
+    assert said.startswith(f"error: {head.plain} refuses access: ")
     assert "\n  hint: set RAY_AUTH_TOKEN" in said
     said = head.says("list", "--address", head.secure, code=1)
-    assert "certificate is not trusted here\n  hint: --verify FILE" in said
+    assert "certificate is not trusted\n  hint: pass its CA certificate with --verify FILE" in said
     assert "Job nonesuch does not exist" in head.says("logs", "nonesuch", "-f", code=1)
 
     # The image has another version of this package: the run says so, at once.
@@ -123,4 +123,4 @@ def test_what_a_head_refuses_is_two_lines(head: Place, scenes_parquet: Path, tmp
     said = ended(head.start(*submit, of="0.0.9"), 1)
     assert "error: submitted by coyo-jobs 0.0.9; this is " in said
     assert "\none FAILED with code 1 after 0:" in said
-    assert "error: --id one: the cluster has one of that name" in head.says(*submit, code=2)
+    assert "error: --id one: the cluster has a submission with this id" in head.says(*submit, code=2)

@@ -15,14 +15,14 @@ VERSIONS = {"python": "3.11.7", "ray": "2.60.0"}
 
 
 def failed(findings: list[Finding]) -> list[str]:
-    return [finding.what for finding in findings if not finding.ok]
+    return [finding.subject for finding in findings if not finding.ok]
 
 
 def test_a_job_that_can_run_is_healthy(ray_session: None, scenes_parquet: Path, bucket: str, tmp_path: Path) -> None:
     put_folder(scenes_parquet, f"{bucket}/in")
     found = list(examine(demo_job(f"{bucket}/in", f"{bucket}/out")))
     assert failed(found) == []
-    assert [finding.what for finding in found] == [
+    assert [finding.subject for finding in found] == [
         "source", "output", "clock", "models", "resources", "machine", "versions",
     ]  # fmt: skip
     (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out").to_yaml())
@@ -37,8 +37,8 @@ def test_everything_that_is_missing_is_said_at_once(ray_session: None, s3: str, 
     found = list(examine(job.model_copy(update={"models": models})))
     assert failed(found) == ["source", "output", "clock", "models"]
     assert all(finding.hint for finding in found if not finding.ok)
-    (resources,) = (finding.said for finding in found if finding.what == "resources")
-    assert "Ray sees no GPU; a run waits 1,800 s for it" in resources
+    (resources,) = (finding.message for finding in found if finding.subject == "resources")
+    assert "Ray sees no GPU; a run waits up to 1,800 s" in resources
 
 
 def test_each_machine_answers_for_itself(ray_session: None) -> None:
@@ -53,7 +53,7 @@ def test_each_machine_answers_for_itself(ray_session: None) -> None:
     [
         (Machine("b", {**VERSIONS, "ray": "2.59.0"}, {"CPU": 4}), "ray is 2.59.0 there and 2.60.0 here"),
         (Machine("b", VERSIONS, {"CPU": 4}, skew=-300.0), "clock is -300 s off"),
-        (Machine("b", VERSIONS, {"CPU": 4}, gpus=("H200",) * 8), "has 8 GPUs that Ray was not told of"),
+        (Machine("b", VERSIONS, {"CPU": 4}, gpus=("H200",) * 8), "has 8 GPUs that Ray does not use"),
         (Machine("b", VERSIONS, {"CPU": 4, "GPU": 8}), "nvidia-smi shows none"),
         (Machine("b", {}, {"CPU": 4}, error="GetTimeoutError: 60 s"), "GetTimeoutError"),
     ],
@@ -61,5 +61,5 @@ def test_each_machine_answers_for_itself(ray_session: None) -> None:
 def test_a_machine_that_is_unlike_the_driver_s_is_named(other: Machine, said: str) -> None:
     found = list(doctor._machines([Machine("a", VERSIONS, {"CPU": 2}), other]))
     assert [finding.ok for finding in found] == [True, False, True]
-    assert said in found[1].said
-    assert found[1].said.startswith("b: ")
+    assert said in found[1].message
+    assert found[1].message.startswith("b: ")

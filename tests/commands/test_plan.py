@@ -15,7 +15,7 @@ from tests.support.recipes import demo_job
 
 def job(source: Path, output: Path, **keys: Any) -> JobConfig:
     tree = demo_job(source, output).model_dump()
-    return JobConfig.of({**tree, "source": {"path": str(source), "keep": [], **keys}})
+    return JobConfig.from_dict({**tree, "source": {"path": str(source), "keep": [], **keys}})
 
 
 def test_a_trial_counts_what_the_run_would_count(scenes_parquet: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs.commands.report import contact_sheet, sample
+from jobs.commands.report import sample, write_contact_sheet
 from jobs.commands.verify import verify
 from jobs.errors import OutputError
 from jobs.output.finished import FinishedOutput
@@ -27,7 +27,7 @@ def output(scenes_parquet: Path) -> str:
 @pytest.mark.parametrize(("count", "lines"), [(1, 1), (4, 1), (5, 2), (24, 6)])
 def test_a_sheet_is_a_png_of_four_pictures_a_line(output: str, tmp_path: Path, count: int, lines: int) -> None:
     to = str(tmp_path / "sheet.png")
-    assert contact_sheet(output, to, count) == to
+    assert write_contact_sheet(output, to, count) == to
     with Image.open(to) as sheet:
         assert (sheet.format, sheet.size) == ("PNG", (4 * 300 + 12, lines * 390 + 12))
         assert len(sheet.getcolors(1 << 24) or []) > 100
@@ -61,12 +61,12 @@ def test_a_picture_comes_with_its_labels_and_the_texts_that_match_best(output: s
 
 
 def test_a_folder_that_is_no_output_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"_job\.yaml: not there, so .* is not the output of a job"):
-        contact_sheet(str(tmp_path), str(tmp_path / "sheet.png"), 4)
+    with pytest.raises(OutputError, match=r"_job\.yaml: not found, so .* is not the output of a job"):
+        write_contact_sheet(str(tmp_path), str(tmp_path / "sheet.png"), 4)
     assert not (tmp_path / "sheet.png").exists()
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/sheet.png", "sheet.unknown"])
 def test_a_sheet_that_cannot_be_written_is_an_error_with_a_name(output: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="sheet"):
-        contact_sheet(output, str(tmp_path / name), 1)
+        write_contact_sheet(output, str(tmp_path / name), 1)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import WRONG, main
+from jobs.cli import USAGE_ERROR, main
 from jobs.commands import retry as retrying
-from jobs.commands.retry import forget, retry
+from jobs.commands.retry import drop_rejects, retry
 from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
@@ -94,7 +94,7 @@ def test_without_such_rejects_nothing_happens(job: JobConfig) -> None:
 
 def test_an_unknown_reason_is_a_wrong_command(job: JobConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """A typo that retries nothing would look like a success."""
-    assert main(["retry", job.output.path, "--reason", "not_a_image"]) == WRONG
+    assert main(["retry", job.output.path, "--reason", "not_a_image"]) == USAGE_ERROR
     told = capsys.readouterr().err
     assert "not_a_image: no such reason" in told
     assert "not_an_image" in told
@@ -105,7 +105,7 @@ def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConf
     """Forgotten rejects that nobody computes again would be vanished rows."""
     mend(job)
     storage, pinned = load_job(job.output.path)
-    assert forget(storage, pinned, ["not_an_image"], "retry-killed") == 4
+    assert drop_rejects(storage, pinned, ["not_an_image"], "retry-killed") == 4
     assert not Storage().exists(f"{job.output.path}/_SUCCESS")
     summary = run(job)
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
@@ -134,13 +134,13 @@ def test_a_retry_keeps_its_lease_while_it_forgets(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(lease, "time", SimpleNamespace(time=lambda: clock[0], sleep=time.sleep))
 
     def slowly(*args: Any) -> None:
-        clock[0] += lease.SECONDS - 10
+        clock[0] += lease.LEASE_SECONDS - 10
         rewrite(*args)
         held.append(json.loads((tmp_path / "_lease.json").read_text())["until"] > clock[0])
 
     monkeypatch.setattr(retrying, "_rewrite", slowly)
     for row in range(3):
         writer(tmp_path).write(batch(bad("a", row, reason="dns")), f"p{row}.parquet")
-    config = JobConfig.of({"source": {"path": "in"}, "output": {"path": str(tmp_path)}})
-    assert forget(Storage(), config, ["dns"], "retry") == 3
+    config = JobConfig.from_dict({"source": {"path": "in"}, "output": {"path": str(tmp_path)}})
+    assert drop_rejects(Storage(), config, ["dns"], "retry") == 3
     assert held == [True, True, True]

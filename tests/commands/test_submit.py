@@ -17,7 +17,7 @@ from jobs.commands import submit as submission
 from jobs.commands.status import status
 from jobs.commands.submit import SubmitOptions, submit
 from jobs.config import JobConfig
-from jobs.driver.progress import before, publish
+from jobs.driver.progress import publish, waiting_progress
 from jobs.driver.tasks import Partition
 from jobs.errors import ConfigError, OutputError, SourceError, StorageError
 from jobs.log import to_stderr
@@ -40,7 +40,7 @@ class Given(Head):
     def submit(self, command: str, environment: Environment, metadata: Mapping[str, str], id: str) -> None:
         self.jobs.append((command, environment, metadata, id))
 
-    def look(self, id: str) -> Submission:
+    def get(self, id: str) -> Submission:
         return self.found[id]
 
 
@@ -92,15 +92,15 @@ def test_labels_of_a_file_go_along_and_are_the_same_job_again(config: JobConfig,
     tree["models"]["align"]["zero_shot"] = {"labels": str(tmp_path / "labels.txt")}
     head = Given()
     for _ in range(2):
-        submit(JobConfig.of(tree), Partition(), head, SHARED)
+        submit(JobConfig.from_dict(tree), Partition(), head, SHARED)
         sent = load_recipe(head.jobs[-1][2]["recipe"])
         assert sent.model_dump()["models"]["align"]["zero_shot"]["labels"] == ("a cat", "a dog")
         identity.claim_output(
             Storage(), identity.pin_config(sent, sent.source.model_copy(update={"format": "parquet"}), ())
         )
     tree["models"]["align"]["zero_shot"] = {"labels": "nowhere.txt"}
-    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not there"):
-        submit(JobConfig.of(tree), Partition(), head, SHARED)
+    with pytest.raises(StorageError, match=r"labels: nowhere\.txt: not found"):
+        submit(JobConfig.from_dict(tree), Partition(), head, SHARED)
 
 
 def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
@@ -113,9 +113,11 @@ def test_its_status_knows_its_storage_and_is_not_misled_by_an_earlier_run(
     tree = config.model_dump()
     tree["storage"] |= {"endpoint_url": s3, "region": "us-east-1"}
     tree["output"]["path"] = "s3://elsewhere/out"
-    config, head = JobConfig.of(tree), Given()
+    config, head = JobConfig.from_dict(tree), Given()
     id = submit(config, Partition(), head, SHARED)
-    publish(Storage(config.storage), config.output.path, "", replace(before("first", "", 0.0), state="stopped"))
+    publish(
+        Storage(config.storage), config.output.path, "", replace(waiting_progress("first", "", 0.0), state="stopped")
+    )
     now = time.time()
     for state, began, healthy in [("RUNNING", now + 1, True), ("RUNNING", now - 1, False), ("FAILED", now + 1, False)]:
         head.found[id] = Submission(id, state, "", "", head.jobs[0][2], began, None, None)
@@ -127,14 +129,14 @@ def test_a_submitted_recipe_is_no_part_of_the_output(config: JobConfig) -> None:
     """It is there before the job's own recipe is, and stays."""
     storage, output = Storage(), config.output.path
     submit(config, Partition(), Given(), SHARED)
-    with pytest.raises(OutputError, match="no progress there"):
+    with pytest.raises(OutputError, match="no progress found"):
         status(output, as_json=False)
     assert not storage.exists(f"{output}/{JOB}")
     identity.claim_output(
         storage, identity.pin_config(config, config.source.model_copy(update={"format": "parquet"}), ())
     )
     submit(config, Partition(), Given(), SHARED)
-    assert len(storage.tree(f"{output}/{SUBMITTED}")) == 2
+    assert len(storage.list_files(f"{output}/{SUBMITTED}")) == 2
 
 
 def test_values_go_into_the_environment_and_nowhere_else(
@@ -150,7 +152,7 @@ def test_values_go_into_the_environment_and_nowhere_else(
     assert {"aws-value", "session-value", "mine-value"} <= set(environment.variables.values())
     said = capfd.readouterr().err
     assert "forwards  AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, WANDB_KEY\n" in said
-    assert "note      these credentials end some day" in said
+    assert "note      these credentials expire" in said
     recipe = Storage().read(metadata["recipe"]).decode()
     assert "-value" not in "".join([command, repr(environment), str(metadata), recipe, said])
 
@@ -164,7 +166,7 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
     tree = config.model_dump()
     tree["storage"] |= {"endpoint_url": "http://minio:9000", "region": "eu-west-1"}
     head = Given()
-    submit(JobConfig.of(tree), Partition(), head, SHARED)
+    submit(JobConfig.from_dict(tree), Partition(), head, SHARED)
     variables = head.jobs[0][1].variables
     assert variables["AWS_ENDPOINT_URL_S3"] == "http://minio:9000"  # of all variables, this one wins
     assert variables["AWS_DEFAULT_REGION"] == "eu-west-1"
@@ -173,18 +175,18 @@ def test_a_run_can_reach_its_recipe_where_only_the_recipe_says_where(config: Job
 @pytest.mark.parametrize(
     ("changes", "how", "error", "told"),
     [
-        ({}, SubmitOptions(), ConfigError, "a local path, and a cluster has more than one machine"),
+        ({}, SubmitOptions(), ConfigError, "a local path, but a cluster has more than one machine"),
         ({"source": {"path": "s3://bucket/in"}}, SubmitOptions(), ConfigError, "/My out!: a local path"),
-        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: not letters and digits"),
+        ({}, SubmitOptions(id="a/b", shared_paths=True), ConfigError, "--id a/b: must be"),
         ({}, SubmitOptions(id="a" * 201, shared_paths=True), ConfigError, "at most 200"),
-        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set here"),
+        ({}, SubmitOptions(env=["NOT_SET"], shared_paths=True), ConfigError, "--env NOT_SET: not set"),
         (
             {},
             SubmitOptions(env=["KEY=secret"], shared_paths=True),
             ConfigError,
             "--env KEY: not the name of a variable",
         ),
-        ({"source": {"path": "nowhere"}}, SHARED, SourceError, "nothing at "),
+        ({"source": {"path": "nowhere"}}, SHARED, SourceError, "no files at "),
         ({"models": {"align": None}}, SHARED, OutputError, "models.align was "),
     ],
     ids=["local source", "local output", "id", "long id", "env", "value", "source", "another job's output"],
@@ -201,9 +203,9 @@ def test_what_is_wrong_is_told_here_and_nothing_is_submitted(
         tree[section] = {**tree[section], **keys}
     head = Given()
     with pytest.raises(error, match=told):
-        submit(JobConfig.of(tree), Partition(), head, how)
+        submit(JobConfig.from_dict(tree), Partition(), head, how)
     assert not head.jobs
-    assert not Storage().tree(f"{config.output.path}/{SUBMITTED}")
+    assert not Storage().list_files(f"{config.output.path}/{SUBMITTED}")
 
 
 def test_the_logs_of_what_never_began_say_why(

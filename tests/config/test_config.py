@@ -1,4 +1,4 @@
-"""A recipe is taken as it is written, or refused with every mistake in it."""
+"""A recipe is accepted as written, or refused with a list of all mistakes."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ PATHS = {"source": {"path": "in"}, "output": {"path": "out"}}
 
 def message(tree: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
-        JobConfig.of(tree)
+        JobConfig.from_dict(tree)
     return caught.value.message
 
 
@@ -65,16 +65,16 @@ def test_every_mistake_is_reported_at_once() -> None:
     assert [key for key in keys if f"{key} is " not in said] == []
 
 
-def test_a_number_may_be_written_as_people_write_it() -> None:
-    """To YAML, 1e-3 is text."""
+def test_numbers_in_exponent_notation_are_numbers() -> None:
+    """YAML reads 1e-3 as text."""
     source = {**PATHS["source"], "sample": {"fraction": "1e-3"}}
-    config = JobConfig.of({**PATHS, "source": source, "limits": {"decode_seconds": 5}})
+    config = JobConfig.from_dict({**PATHS, "source": source, "limits": {"decode_seconds": 5}})
     assert config.source.sample is not None
     assert (config.source.sample.fraction, config.limits.decode_seconds) == (0.001, 5.0)
 
 
-def test_an_empty_recipe_says_what_is_needed() -> None:
-    assert message({}) == "source is needed and has no default; output is needed and has no default"
+def test_an_empty_recipe_names_the_required_sections() -> None:
+    assert message({}) == "source is required; output is required"
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_a_wrong_value_is_refused_by_its_key(section: str, key: str, value: Any)
         ({"source": {"path": "in", "keep": [1]}}, "source.keep is 1; it must be text"),
         ({"storage": {"anonymous": "yes"}}, "storage.anonymous is 'yes'; it must be true or false"),
         ({"compute": {"batch_size": 1.5}}, "compute.batch_size is 1.5; it must be a whole number"),
-        ({"storage": {5: 1}}, "storage.5 is a key, and keys must be text"),
-        ({1: {}}, "1 is a key, and keys must be text"),
+        ({"storage": {5: 1}}, "storage.5 is not text, as keys must be"),
+        ({1: {}}, "1 is not text, as keys must be"),
     ],
 )
-def test_a_mistake_is_said_in_plain_words(tree: dict[Any, Any], said: str) -> None:
+def test_a_wrong_type_is_explained_in_yamls_terms(tree: dict[Any, Any], said: str) -> None:
     assert message({**PATHS, **tree}).startswith(said)
 
 
@@ -123,7 +123,7 @@ def test_a_mistake_is_said_in_plain_words(tree: dict[Any, Any], said: str) -> No
     [
         ("row", "row is a column of the output itself"),
         ("labels", "labels is a column"),
-        ("_note", "_note starts with _"),
+        ("_note", "_note starts with _, which is reserved"),
     ],
 )
 def test_a_column_of_the_output_cannot_be_kept(name: str, why: str) -> None:
@@ -135,34 +135,34 @@ def test_a_column_of_the_output_cannot_be_kept(name: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("zero_shot", "said"),
     [
-        ({}, "labels is needed and has no default"),
+        ({}, "labels is required"),
         ({"labels": []}, "labels is empty"),
         ({"labels": ""}, "labels is empty"),
         ({"labels": ["cat", " "]}, "labels label 2 is empty"),
-        ({"labels": ["cat", "dog", "cat "]}, "labels label 3, 'cat', is label 1 again"),
+        ({"labels": ["cat", "dog", "cat "]}, "labels label 3, 'cat', repeats label 1"),
         ({"labels": ["cat", True]}, "or is True; it must be text"),
         ({"labels": ["cat"], "top_k": 0}, "top_k is 0; it must be greater than 0"),
-        ({"labels": ["cat"], "templates": []}, 'templates is empty; ["{}"] takes the labels as they are'),
-        ({"labels": ["cat"], "templates": ["a photo"]}, "templates has 'a photo', which needs one {}"),
-        ({"labels": ["cat"], "templates": ["{} {}"]}, "templates has '{} {}', which needs one {}"),
+        ({"labels": ["cat"], "templates": []}, 'templates is empty; ["{}"] uses the labels themselves'),
+        ({"labels": ["cat"], "templates": ["a photo"]}, "templates has 'a photo', which must contain {} once"),
+        ({"labels": ["cat"], "templates": ["{} {}"]}, "templates has '{} {}', which must contain {} once"),
         ({"labels": ["cat"], "templates": ["a {}", "a {}"]}, "templates names ['a {}'] twice"),
         ({"labels": ["cat"], "template": "a {}"}, "template is not a known key; the nearest is 'templates'"),
     ],
     ids=str,
 )
-def test_zero_shot_labels_that_would_mean_nothing_are_refused(zero_shot: dict[str, Any], said: str) -> None:
-    """YAML reads an unquoted yes as true, and the same label twice shares its probability with itself."""
+def test_unusable_zero_shot_labels_and_templates_are_refused(zero_shot: dict[str, Any], said: str) -> None:
+    """YAML reads an unquoted yes as true, and a repeated label would split its own probability."""
     assert said in message({**PATHS, "models": {"align": {"zero_shot": zero_shot}}})
 
 
-def test_a_mistake_among_many_labels_is_said_in_a_few_words() -> None:
+def test_an_error_among_many_labels_stays_short() -> None:
     said = message({**PATHS, "models": {"align": {"zero_shot": {"labels": [*map(str, range(20_000)), None]}}}})
     assert said.endswith("or is None; it must be text")
     assert len(said) < 1000
 
 
-def test_zero_shot_labels_are_taken_without_the_space_around_them() -> None:
-    config = JobConfig.of({**PATHS, "models": {"align": {"zero_shot": {"labels": [" a cat", "a dog "]}}}})
+def test_zero_shot_labels_are_stripped() -> None:
+    config = JobConfig.from_dict({**PATHS, "models": {"align": {"zero_shot": {"labels": [" a cat", "a dog "]}}}})
     assert config.models.align is not None
     assert config.models.align.zero_shot is not None
     assert config.models.align.zero_shot.labels == ("a cat", "a dog")
@@ -182,7 +182,7 @@ def test_a_job_without_any_model_is_refused() -> None:
 
 
 def test_a_config_cannot_be_changed() -> None:
-    config = JobConfig.of(PATHS)
+    config = JobConfig.from_dict(PATHS)
     with pytest.raises(ValidationError, match="frozen"):
         config.output.path = "elsewhere"  # type: ignore[misc]
 
@@ -230,7 +230,7 @@ def test_a_misspelt_override_names_the_nearest_key(tmp_path: Path) -> None:
 
 def test_a_config_survives_the_trip_through_yaml(tmp_path: Path) -> None:
     """The run stores its recipe and hands it to the cluster as YAML."""
-    config = JobConfig.of(
+    config = JobConfig.from_dict(
         {
             "source": {"path": ["s3://b/{0..3}.tar", "ünï/*.tar", "no", "1e3"], "keep": ["url", "null"]},
             "models": {
@@ -262,4 +262,4 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
 def test_a_limit_has_an_end(name: str) -> None:
     """No timer takes infinity: every image was a crash of its decoder."""
     with pytest.raises(ConfigError, match=f"limits.{name}"):
-        JobConfig.of({"source": {"path": "in"}, "output": {"path": "out"}, "limits": {name: float("inf")}})
+        JobConfig.from_dict({"source": {"path": "in"}, "output": {"path": "out"}, "limits": {name: float("inf")}})

@@ -1,4 +1,4 @@
-"""The demo proves the whole path: its scenes know what they show, so the output can be wrong or right."""
+"""The demo tests the whole path: its scenes have true labels, so the output can be checked."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jobs.demo import corpus, scenes
-from jobs.demo.score import score
-from jobs.demo.show import show
+from jobs.demo.score import measure_accuracy
+from jobs.demo.show import run_demo
 from jobs.run import run
 from tests.support.recipes import demo_job
 
@@ -20,7 +20,7 @@ def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
     out = str(scenes_parquet.with_name("out"))
     run(demo_job(scenes_parquet, out))
     truth = {row.id: row for shard in range(3) for row in corpus.rows(shard, 40)}
-    right = score(out, truth)
+    right = measure_accuracy(out, truth)
     assert right.rows == 116
     assert right.label_accuracy > 0.95
     assert right.text_to_image > 0.5
@@ -31,7 +31,7 @@ def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
 def test_show_leaves_a_recipe_an_output_and_a_picture(
     s3: str, no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(str(tmp_path), 2, 20)
+    run_demo(str(tmp_path), 2, 20)
     (out,) = tmp_path.glob("out*")
     assert (out / "_SUCCESS").exists()
     assert (tmp_path / "job.yaml").is_file()

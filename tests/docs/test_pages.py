@@ -108,12 +108,12 @@ def test_files_that_shown_commands_name_are_there(command: str) -> None:
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_every_shown_part_of_a_recipe_parses(block: Block) -> None:
     tree = yaml.safe_load(block.text)
-    JobConfig.of({**tree, **{name: {**keys, **tree.get(name, {})} for name, keys in _REQUIRED.items()}})
+    JobConfig.from_dict({**tree, **{name: {**keys, **tree.get(name, {})} for name, keys in _REQUIRED.items()}})
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_is_a_recipe_and_on_a_page(path: Path) -> None:
-    JobConfig.of(yaml.safe_load(path.read_text()))
+    JobConfig.from_dict(yaml.safe_load(path.read_text()))
     assert any(f"<!-- generated: file examples/{path.name} -->" in text_of(page) for page in pages())
 
 

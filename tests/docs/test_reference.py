@@ -43,7 +43,7 @@ def test_every_command_and_flag_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     text = page("commands")
-    for code in (cli.DONE, cli.FAILED, cli.WRONG, cli.DAMAGED, cli.INTERRUPTED):
+    for code in (cli.DONE, cli.FAILED, cli.USAGE_ERROR, cli.DAMAGED, cli.INTERRUPTED):
         assert f"| {code} |" in text
 
 
@@ -63,7 +63,7 @@ def test_nothing_of_a_page_is_left_to_generate() -> None:
 def test_what_may_change_between_two_runs_is_documented() -> None:
     text = (ROOT / "docs" / "concepts" / "identity.md").read_text()
     free, belongs = zip(*re.findall(r"^\| (`.*) \| (`.*) \|$", text, re.MULTILINE), strict=True)
-    for section, keys in identity._FREE.items():
+    for section, keys in identity._NOT_IDENTITY.items():
         names = [f"{section}.{key}" for key in keys] if isinstance(keys, set) else [section]
         assert all(f"`{name}`" in " ".join(free) and f"`{name}`" not in " ".join(belongs) for name in names)
 

@@ -127,7 +127,7 @@ def test_a_disk_without_links_and_without_synced_folders_will_do(
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(os, "fsync", files_only)
     with ThreadPoolExecutor(8) as pool:
-        put = list(pool.map(lambda n: Storage().put_new(f"{tmp_path}/x", b"%d" % n), range(8)))
+        put = list(pool.map(lambda n: Storage().put_if_absent(f"{tmp_path}/x", b"%d" % n), range(8)))
     assert put.count(True) == 1
     assert Storage().read(f"{tmp_path}/x") == b"%d" % put.index(True)
     Storage().put(f"{tmp_path}/x", b"replaced")

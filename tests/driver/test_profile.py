@@ -35,17 +35,17 @@ def test_gpus_that_starve_are_told_how_many_cores_they_need() -> None:
     assert told["stages"]["annotate"]["busy"] == pytest.approx(0.4)
     assert told["stages"]["decode"]["could"] == pytest.approx(1200)
     assert told["stages"]["annotate"]["could"] == pytest.approx(3000)
-    assert told["advice"] == "12 cores read and decode 1,200 rows/s, 2 GPUs take 3,000: add 9 CPU cores per GPU"
+    assert told["advice"] == "12 cores read and decode 1,200 rows/s, 2 GPUs process 3,000: add 9 CPU cores per GPU"
 
 
 def test_slow_storage_is_told_apart_from_slow_decoding() -> None:
     told = profile(seen(120_000, 900.0, 300.0, 80.0, 100.0).snapshot(), GPU)
-    assert "look at the storage first" in told["advice"]
+    assert "check the storage first" in told["advice"]
 
 
 def test_gpus_that_are_busy_set_the_pace() -> None:
     told = profile(seen(120_000, 10.0, 590.0, 196.0, 100.0).snapshot(), GPU)
-    assert "the GPUs set the pace, 98% busy" in told["advice"]
+    assert "the GPUs are the bottleneck, 98% busy" in told["advice"]
 
 
 def test_a_short_run_is_not_told_to_buy_cores() -> None:
@@ -61,8 +61,8 @@ def test_without_a_gpu_the_bigger_share_is_named(decoding: float, forward: float
 def test_one_core_is_one_core() -> None:
     one = replace(CPU, decode_cpus=1)
     told = profile(seen(1000, 0.0, 10.0, 90.0, 100.0).snapshot(), one)
-    rates = "1 core reads and decodes 100 rows/s, the models take 22"
-    assert told["advice"] == f"{rates}: 90% of the work is the models', so a GPU would help"
+    rates = "1 core reads and decodes 100 rows/s, the models process 22"
+    assert told["advice"] == f"{rates}: model inference takes 90% of CPU time; a GPU would help"
 
 
 def test_a_run_in_which_nothing_happened_has_a_profile() -> None:

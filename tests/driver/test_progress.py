@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.driver import progress as progressing
-from jobs.driver.progress import Display, publish, read_all
+from jobs.driver.progress import Display, publish, read_progress
 from jobs.driver.run_state import RunState
 from jobs.driver.tasks import Work
 from jobs.log import to_stderr
@@ -19,7 +19,7 @@ def line(seen: RunState, work: Work, seconds: float) -> str:
 
 def test_before_the_first_batch_it_says_what_is_going_on() -> None:
     """Models of several GB load for a minute; a line of zeros looks like a hang."""
-    assert line(RunState(), FRESH, 7.4) == "7 s  starting: the models are loading"
+    assert line(RunState(), FRESH, 7.4) == "7 s  starting: loading models"
     assert "starting" in line(after(300, 0), FRESH, 7.4)
 
 
@@ -69,11 +69,11 @@ def test_a_clock_that_has_not_moved_divides_by_nothing() -> None:
 def test_what_is_published_is_read_back_part_by_part(tmp_path: Path) -> None:
     """Whoever looks is at another machine, and N parts write into one output."""
     first, second = (now(after(10, 5), FRESH, 1.0, state) for state in ("running", "finished"))
-    assert read_all(Storage(), str(tmp_path / "nowhere")) == []
+    assert read_progress(Storage(), str(tmp_path / "nowhere")) == []
     publish(Storage(), str(tmp_path), "-1of2", first)
     publish(Storage(), str(tmp_path), "-2of2", second)
     publish(Storage(), str(tmp_path), "-1of2", first)
-    assert read_all(Storage(), str(tmp_path)) == [first, second]
+    assert read_progress(Storage(), str(tmp_path)) == [first, second]
 
 
 def test_off_a_terminal_a_line_comes_now_and_then(
@@ -81,7 +81,7 @@ def test_off_a_terminal_a_line_comes_now_and_then(
 ) -> None:
     """And none in a run that is over before."""
     for every in (10.0, 0.0):
-        monkeypatch.setattr(progressing, "_PLAIN_EVERY", every)
+        monkeypatch.setattr(progressing, "_LINE_EVERY", every)
         with to_stderr("text"), Display() as display:
             display.show(now(after(10, 5), FRESH, 1.0))
     assert capsys.readouterr() == ("", "5 rows  5.0 rows/s  3 rejects  0 of 10 shards read\n")

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from jobs.driver import prometheus
-from jobs.driver.prometheus import Metrics, totals, waiting
+from jobs.driver.prometheus import Metrics, idle_share, totals
 from jobs.driver.resources import Resources
 from jobs.driver.run_state import RunState, Tally
 from tests.support.processes import until
@@ -52,8 +52,8 @@ def test_totals_are_those_of_the_stages_the_reasons_and_the_phases() -> None:
 
 @pytest.mark.parametrize(("calls", "share"), [(1, 0.5), (2, 0.75)])
 def test_a_device_waits_when_no_call_is_under_way(calls: int, share: float) -> None:
-    assert waiting(seen(40), on(calls)) == pytest.approx(share)
-    assert waiting(RunState(), on(calls)) == 0.0
+    assert idle_share(seen(40), on(calls)) == pytest.approx(share)
+    assert idle_share(RunState(), on(calls)) == 0.0
 
 
 def test_what_is_counted_arrives_at_the_metrics_port_once(ray_session: None, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_is_counted_arrives_at_the_metrics_port_once(ray_session: None, tmp
         return {name.replace(f" {output}", ""): value for name, value in shown().items() if output in name}
 
     for rows in (10, 40, 40, 50):
-        said.show(seen(rows))
+        said.update(seen(rows))
     until(lambda: ours().get("ray_coyo_jobs_rows_total decode", 0) >= 50)
     found = ours()
     assert found["ray_coyo_jobs_rows_total decode"] == 50

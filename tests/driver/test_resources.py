@@ -10,7 +10,7 @@ from cluster.nodes import Node
 from jobs.config import ComputeConfig, OutputConfig
 from jobs.driver import resources
 from jobs.driver.remote import NodeWatcher
-from jobs.driver.resources import NotYet, Resources, decide
+from jobs.driver.resources import InsufficientResources, Resources, choose_resources
 from jobs.errors import ClusterError
 from tests.support.nodes import HEAD, OUTPUT, cpu, gpu
 
@@ -21,7 +21,7 @@ def decided(cpus: int, there: int, **compute: Any) -> Resources:
 
 
 def across(nodes: Sequence[Node], *, grows: bool = False, **compute: Any) -> Resources:
-    return decide(ComputeConfig.model_validate(compute), OUTPUT, nodes, grows=grows)
+    return choose_resources(ComputeConfig.model_validate(compute), OUTPUT, nodes, grows=grows)
 
 
 def test_without_gpus_the_models_get_cores_and_small_batches() -> None:
@@ -89,7 +89,7 @@ def test_decode_cpus_are_clipped_to_what_the_actors_leave() -> None:
 
 
 def test_what_the_recipe_says_is_taken() -> None:
-    got = decide(ComputeConfig(batch_size=7), OutputConfig(path="out", rows_per_file=9), [Node("here", 8)])
+    got = choose_resources(ComputeConfig(batch_size=7), OutputConfig(path="out", rows_per_file=9), [Node("here", 8)])
     assert (got.batch_size, got.rows_per_file) == (7, 9)
 
 
@@ -169,12 +169,12 @@ def test_labels_choose_who_annotates_and_who_decodes() -> None:
     ],
 )
 def test_labels_that_no_node_has_are_named(compute: dict[str, Any], said: str) -> None:
-    with pytest.raises(NotYet, match=said):
+    with pytest.raises(InsufficientResources, match=said):
         across([cpu(16, role="cpu"), gpu(8, 16)], **compute)
 
 
 def test_a_pool_that_grows_begins_with_its_least() -> None:
-    with pytest.raises(NotYet, match=r"compute\.gpus\.min is 2, but Ray sees 1"):
+    with pytest.raises(InsufficientResources, match=r"compute\.gpus\.min is 2, but Ray sees 1"):
         across([cpu(16), gpu()], gpus={"min": 2, "max": 8})
     got = across([cpu(16), gpu(2)], gpus={"min": 2, "max": 8})
     assert (got.first, got.actors) == (2, 8)
@@ -188,7 +188,7 @@ def test_a_cluster_that_grows_may_be_asked_for_more_cores_than_it_has() -> None:
 
 
 def test_what_is_missing_is_asked_for_with_its_labels() -> None:
-    with pytest.raises(NotYet) as caught:
+    with pytest.raises(InsufficientResources) as caught:
         across([HEAD], device="cuda", gpus=2, decode_cpus=3, annotate_on={"card": "H100"}, decode_on={"role": "cpu"})
     assert list(caught.value.bundles) == [({"GPU": 1}, {"card": "H100"})] * 2 + [({"CPU": 1}, {"role": "cpu"})] * 3
 
@@ -211,4 +211,4 @@ def test_nodes_that_come_and_go_are_named() -> None:
     """A node that is cut off and comes back is another one to Ray."""
     one, two, again = (Node(name, 4, key=key) for name, key in (("w1", "a"), ("w2", "b"), ("w1", "c")))
     changes = [said for _, said in rolled(across([cpu()]), [one, two], [two], [two], [two, again], [again])]
-    assert changes == [["node w1 is gone"], [], ["node w1 has come"], ["node w2 is gone"]]
+    assert changes == [["node w1 is gone"], [], ["node w1 has joined"], ["node w2 is gone"]]

@@ -11,7 +11,7 @@ from jobs.config import JobConfig
 from jobs.driver import supervisor
 from jobs.driver.coordinator import Coordinator
 from jobs.driver.lease import Lease
-from jobs.driver.progress import read_all
+from jobs.driver.progress import read_progress
 from jobs.driver.run_state import RunState, Tally
 from jobs.driver.supervisor import QueuedRun, Supervisor
 from jobs.driver.tasks import Work
@@ -43,7 +43,7 @@ def after(rows: int) -> RunState:
 def minded(seen: Supervisor, clock: Any, at: float, rows: int) -> str:
     """What it says when so many seconds have passed since the beginning, and so many rows."""
     clock.now, seen.seen = 1000.0 + at, after(rows)
-    seen._mind_stall()
+    seen._check_stall()
     return str(seen.stopped or "")
 
 
@@ -77,16 +77,16 @@ def test_a_run_that_waits_shows_it_and_keeps_its_lease(
     held = (tmp_path / "out" / "_lease.json").read_text()
     with to_stderr("text"):
         for clock.now in range(1000, 1062):
-            waiting.tell("compute.gpus is 8, but Ray sees 2", clock.now - 1000)
+            waiting.report("compute.gpus is 8, but Ray sees 2", clock.now - 1000)
     assert len(capsys.readouterr().err.splitlines()) == 3  # at 0, 30 and 60 seconds
     assert (tmp_path / "out" / "_lease.json").read_text() != held
-    assert str(read_all(storage, out)[0]) == "60 s  waiting: compute.gpus is 8, but Ray sees 2"
+    assert str(read_progress(storage, out)[0]) == "60 s  waiting: compute.gpus is 8, but Ray sees 2"
     told, healthy = status(out, as_json=False)
     assert healthy
     assert "waiting: compute.gpus is 8" in told
-    with pytest.raises(KeyboardInterrupt), waiting.until_it_ends():
+    with pytest.raises(KeyboardInterrupt), waiting.publish_if_stopped():
         raise KeyboardInterrupt
-    assert read_all(storage, out)[0].state == "stopped"
+    assert read_progress(storage, out)[0].state == "stopped"
     lease.release()
     with pytest.raises(OutputError):
-        QueuedRun("r1", "", storage, out, lease).tell("compute.gpus is 8, but Ray sees 2", 99)
+        QueuedRun("r1", "", storage, out, lease).report("compute.gpus is 8, but Ray sees 2", 99)

@@ -10,11 +10,11 @@ import pytest
 from jobs.config import FetchConfig, SourceConfig
 from jobs.driver import tasks as planning
 from jobs.driver.coordinator import Coordinator
-from jobs.driver.tasks import GROUP_BYTES, SPLIT_BYTES, Partition, Work, plan
+from jobs.driver.tasks import GROUP_BYTES, SPLIT_BYTES, Partition, Work, plan_tasks
 from jobs.errors import ConfigError
 from jobs.pipeline.read import Reader
 from jobs.row_ranges import Coverage
-from jobs.sources import Layout, Shard, Source, Unit
+from jobs.sources import Layout, ReadUnit, Shard, Source
 from jobs.sources.discover import read
 from jobs.storage import Entry, Storage
 from tests.support.shards import Raw, listed, overwrite, write_parquet
@@ -31,7 +31,7 @@ def tars(*sizes: int) -> Source:
 
 
 def planned(source: Source, coverage: dict[str, Coverage] | None = None, cores: int = 1, part: str = "1/1") -> Work:
-    return plan(Storage(), source, coverage or {}, cores=cores, part=Partition.parse(part))
+    return plan_tasks(Storage(), source, coverage or {}, cores=cores, part=Partition.parse(part))
 
 
 def shards(work: Work) -> list[list[str]]:
@@ -143,7 +143,7 @@ def test_a_big_file_without_a_readable_footer_is_one_unit(big: Source) -> None:
     path = Path(big.shards[0].entry.path)
     path.write_bytes(path.read_bytes()[:-100])
     cut = Shard("0.parquet", Entry(str(path), path.stat().st_size))
-    assert planned(Source(big.layout, (cut,), "", PINNED)).tasks == ((Unit(cut),),)
+    assert planned(Source(big.layout, (cut,), "", PINNED)).tasks == ((ReadUnit(cut),),)
 
 
 def test_a_big_tar_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:

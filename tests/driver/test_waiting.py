@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from cluster.claims import Claim, before
+from cluster.claims import Claim, earlier
 from cluster.local import Session
 from cluster.nodes import Node
 from jobs.config import ComputeConfig
 from jobs.driver import resources
-from jobs.driver.resources import Resources, settle
+from jobs.driver.resources import Resources, wait_for_resources
 from jobs.errors import ClusterError
 from tests.support.nodes import HEAD, OUTPUT, cpu, gpu
 
@@ -31,7 +31,7 @@ class Growing:
 def settled(cluster: Growing, **compute: object) -> tuple[Resources, list[str]]:
     told: list[str] = []
     config = ComputeConfig.model_validate(compute)
-    return settle(config, OUTPUT, cluster.session, lambda why, _seconds: told.append(why)), told
+    return wait_for_resources(config, OUTPUT, cluster.session, lambda why, _seconds: told.append(why)), told
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the autoscaler was asked for; looks follow each other at once."""
     found: list[Any] = []
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda **given: found.append(given["bundles"]))
-    monkeypatch.setattr(resources, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(resources, "_POLL_SECONDS", 0.0)
     return found
 
 
@@ -71,7 +71,7 @@ def test_a_run_waits_for_what_others_have_taken(asked: list[Any]) -> None:
     got, told = settled(Growing(gpu(2), cpu(), claims=theirs), gpus=2)
     assert got.actors == 2
     assert [why.rpartition(": ")[2] for why in told] == ["a, b", "b"]
-    assert all(why.startswith("this run takes 2 GPUs, and the cluster has too little beside") for why in told)
+    assert all(why.startswith("this run needs 2 GPUs, and other runs leave too few") for why in told)
     assert [len([each for each in bundles if "GPU" in each]) for bundles in asked] == [4, 3, 0]
 
 
@@ -86,7 +86,7 @@ def test_runs_on_cpus_go_on_one_after_the_other(asked: list[Any]) -> None:
 
 def test_of_two_that_begin_at_once_the_later_withdraws() -> None:
     first, second = claim("b", 1, 0, 1.0), claim("a", 1, 0, 2.0)
-    assert (before(first, [second]), before(second, [first])) == ([], [first])
+    assert (earlier(first, [second]), earlier(second, [first])) == ([], [first])
 
 
 def test_on_a_machine_of_ones_own_nobody_waits(asked: list[Any]) -> None:

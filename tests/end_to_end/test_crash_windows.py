@@ -15,7 +15,7 @@ import pytest
 
 from jobs import schema
 from jobs.config import JobConfig
-from jobs.errors import JobError, SetAside
+from jobs.errors import JobError, ShardsSetAside
 from jobs.output import footer, ledger
 from jobs.run import run
 from jobs.sources.discover import discover
@@ -116,7 +116,7 @@ def test_shards_that_are_done_are_not_asked_for_again(
     discover(Storage(config.storage), config.source)
     looks = proxy.asked("GET", r"/in/part-00000")  # the layout comes from the first shard's footer
     proxy.on("GET", r"/in/part-00000", DENIED, first=looks + 1, times=None)
-    with pytest.raises(SetAside):
+    with pytest.raises(ShardsSetAside):
         run(config)
     assert proxy.asked("GET", r"/in/part-00001") > 0
     proxy.light()

@@ -87,7 +87,7 @@ def test_images_that_kill_or_hang_their_decoder_are_two_rejects(tmp_path: Path) 
         pq.write_table(table.set_column(column, "image", pa.array(images)), tmp_path / "in" / shard)
     tree = small_job(tmp_path / "in", tmp_path / "out", limits={"decode_seconds": 8.0}).model_dump()
     tree["models"]["align"] = None
-    ended = start(tmp_path, JobConfig.of(tree))
+    ended = start(tmp_path, JobConfig.from_dict(tree))
     assert ended.returncode == DONE, ended.stderr
     rows, rejects = (read(str(tmp_path / "out"), folder) for folder in ("rows", "rejects"))
     reasons = {(row["shard"], row["row"]): row["reason"] for row in rejects.to_pylist()}
@@ -134,7 +134,7 @@ def test_a_process_that_dies_while_urls_come_in_another_order_costs_no_row(tmp_p
         fetch = {"allow_networks": ["127.0.0.0/8"], "requests_per_host": 64}
         tree = small_job(tmp_path / "in", tmp_path / "out", fetch=fetch).model_dump()
         tree["source"]["keep"], tree["models"]["align"] = [], None
-        ended = start(tmp_path, JobConfig.of(tree))
+        ended = start(tmp_path, JobConfig.from_dict(tree))
         site.shutdown()
     assert ended.returncode == DONE, ended.stderr
     rows, rejects = (read(str(tmp_path / "out"), folder) for folder in ("rows", "rejects"))

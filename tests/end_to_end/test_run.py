@@ -146,7 +146,7 @@ def test_what_belongs_to_an_output_is_there(finished: Finished) -> None:
 def test_the_pinned_recipe_runs_again_and_does_nothing(finished: Finished) -> None:
     before = objects(finished.out)
     fs, path = fsspec.core.url_to_fs(finished.out)
-    summary = run(JobConfig.of(yaml.safe_load(fs.cat_file(f"{path}/_job.yaml"))))
+    summary = run(JobConfig.from_dict(yaml.safe_load(fs.cat_file(f"{path}/_job.yaml"))))
     assert not summary.run
     assert (summary.rows, summary.reasons) == (116, finished.summary.reasons)
     assert objects(finished.out) == before

@@ -77,7 +77,7 @@ def test_a_corpus_of_garbage_stops_early_and_says_why(
     config = small_job(tmp_path / "in", tmp_path / "out", limits=limits)
     tree = config.model_dump()
     tree["source"]["keep"] = []
-    (tmp_path / "job.yaml").write_text(JobConfig.of(tree).to_yaml())
+    (tmp_path / "job.yaml").write_text(JobConfig.from_dict(tree).to_yaml())
     assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == FAILED
     retire_workers()
     error = events(capfd.readouterr().err)[-1]

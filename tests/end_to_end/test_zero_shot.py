@@ -10,7 +10,7 @@ from PIL import Image
 
 from jobs import schema
 from jobs.cli import DONE, FAILED, main
-from jobs.commands.report import contact_sheet, sample
+from jobs.commands.report import sample, write_contact_sheet
 from jobs.demo import corpus, scenes
 from tests.support.in_process import without_ray
 from tests.support.recipes import small_job
@@ -58,7 +58,7 @@ def test_the_contact_sheet_shows_them(job: Path, tmp_path: Path) -> None:
     assert all(len(row.zero_shot) == 2 and not row.labels for row in seen)
     right = [f"large {row.zero_shot[0][0]}" in str(row.text) for row in seen]
     assert sum(right) >= 6
-    with Image.open(contact_sheet(str(job / "out"), str(tmp_path / "sheet.png"), 8)) as sheet:
+    with Image.open(write_contact_sheet(str(job / "out"), str(tmp_path / "sheet.png"), 8)) as sheet:
         assert sheet.size == (4 * 300 + 12, 2 * (390 + 2 * 18) + 12)
 
 

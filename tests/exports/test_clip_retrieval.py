@@ -11,7 +11,7 @@ import pytest
 from embedding_reader import EmbeddingReader
 
 from jobs.errors import OutputError
-from jobs.exports import Exported, export
+from jobs.exports import ExportSummary, export
 from jobs.exports.clip_retrieval import NO_TEXT
 from jobs.log import to_stderr
 from tests.support.exported import DIM, KEPT, RESULTS, Row, read, row, vector, write_output
@@ -19,7 +19,7 @@ from tests.support.exported import DIM, KEPT, RESULTS, Row, read, row, vector, w
 WITHOUT_TEXT = {name: kind for name, kind in KEPT.items() if name != "text"}
 
 
-def exported(folder: Path, rows: int = 50, size: int = 15, **about: Any) -> Exported:
+def exported(folder: Path, rows: int = 50, size: int = 15, **about: Any) -> ExportSummary:
     return export("clip-retrieval", write_output(folder / "out", rows, **about), str(folder / "to"), size)
 
 
@@ -74,7 +74,7 @@ def test_a_part_of_nothing_but_null_texts_has_no_files(tmp_path: Path) -> None:
     assert [one["row"] for one in metadata] == [i for i in range(50) if row(i)["text"] and not 15 <= i < 30]
     assert np.array_equal(vectors[-1], np.array(row(49)["image_embedding"], np.float32))
     again = export("clip-retrieval", str(tmp_path / "out"), str(tmp_path / "to"), 15)
-    assert not again.fresh
+    assert not again.created
 
 
 def test_an_output_without_any_text_embedding_is_refused(tmp_path: Path) -> None:
@@ -88,13 +88,13 @@ def test_a_job_without_texts_gives_images_only_and_says_so(tmp_path: Path, capsy
     assert (result.rows, result.left_out) == (50, {})
     assert {path.name for path in (tmp_path / "to").iterdir()} == {"img_emb", "metadata", "_export.json"}
     said = capsys.readouterr().err
-    assert "no text_emb/: the job ran without models.align.text" in said
+    assert "no text_emb/: the job does not have models.align.text" in said
     assert "no captions in the metadata: the job did not keep its texts (source.keep)" in said
     assert "caption" not in read(tmp_path / "to").column_names
 
 
 def test_a_job_without_align_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"no column image_embedding\n  hint: it comes from models.align"):
+    with pytest.raises(OutputError, match=r"no column image_embedding\n  hint: it is computed by models.align"):
         exported(tmp_path, results=RESULTS[:2])
 
 

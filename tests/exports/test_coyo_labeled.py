@@ -68,16 +68,16 @@ def test_wider_types_and_other_names_of_a_source_become_the_published_ones(tmp_p
 def test_a_column_that_was_not_kept_is_an_error_that_names_source_keep(tmp_path: Path, missing: str) -> None:
     said = refusal(tmp_path, kept={name: kind for name, kind in KEPT.items() if name != missing})
     assert f"no column for {'imagehash' if missing == 'image_phash' else missing}\n" in said
-    assert "source.keep has" in said
+    assert "this job keeps " in said
 
 
 def test_keys_that_are_no_numbers_are_no_ids(tmp_path: Path) -> None:
     said = refusal(tmp_path, key=pa.string(), change=lambda given: {**given, "key": "000000001"})
-    assert "no column for id\n  hint: the key here is string, no number: keep COYO's id with source.keep" in said
+    assert "no column for id\n  hint: the key here is string, not an integer: keep COYO's id with source.keep" in said
 
 
 def test_a_job_without_labels_is_told_where_they_come_from(tmp_path: Path) -> None:
-    assert "labels come from models.vit" in refusal(tmp_path, results=RESULTS[2:])
+    assert "labels are computed by models.vit" in refusal(tmp_path, results=RESULTS[2:])
 
 
 def test_a_value_that_does_not_fit_is_no_wrapped_number(tmp_path: Path) -> None:

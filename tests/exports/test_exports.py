@@ -1,4 +1,4 @@
-"""Every form: all rows in order, in parts; killed and gone on; proven by counts; never into another's folder."""
+"""Every export format: all rows in order, in parts, resumable, with checked row counts, never into a foreign folder."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from jobs import cli
 from jobs.cli import main
 from jobs.errors import OutputError
-from jobs.exports import FORMS, Exported, export
+from jobs.exports import FORMATS, ExportSummary, export
 from jobs.output.layout import EXPORT
 from jobs.storage import Storage
 from tests.support.exported import read, row, write_output
@@ -40,11 +40,11 @@ def refusal(form: str, output: object, to: object, rows_per_file: int = 15) -> s
     return str(caught.value)
 
 
-def test_the_command_offers_the_forms_that_there_are() -> None:
-    assert tuple(FORMS) == cli.FORMS
+def test_the_command_offers_every_format() -> None:
+    assert tuple(FORMATS) == cli.EXPORT_FORMATS
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_an_export_has_every_row_in_order_in_files_of_bounded_size(form: str, output: str, tmp_path: Path) -> None:
     exported = export(form, output, str(tmp_path), 15)
     assert exported.files == SIZES[form]
@@ -57,17 +57,17 @@ def test_an_export_has_every_row_in_order_in_files_of_bounded_size(form: str, ou
     assert said["models"]["vit"]["revision"] == "sha256:0"
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_same_on_s3(form: str, bucket: str, tmp_path: Path) -> None:
     write_output(f"{bucket}/out")
     exported = export(form, f"{bucket}/out", f"{bucket}/to", 15)
     assert read(f"{bucket}/to").column(COLUMN[form]).to_pylist() == keys(form)
-    assert export(form, f"{bucket}/out", f"{bucket}/to", 15) == Exported(**{**vars(exported), "fresh": False})
+    assert export(form, f"{bucket}/out", f"{bucket}/to", 15) == ExportSummary(**{**vars(exported), "created": False})
     export(form, f"{bucket}/out", str(tmp_path / "to"), 15)
     assert read(tmp_path / "to") == read(f"{bucket}/to")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_killed_export_goes_on_and_writes_no_finished_file_again(form: str, output: str, tmp_path: Path) -> None:
     """What a kill leaves: no _export.json, parts without their last file, a write that was not revealed."""
     whole, again = tmp_path / "whole", tmp_path / "again"
@@ -87,7 +87,7 @@ def test_a_killed_export_goes_on_and_writes_no_finished_file_again(form: str, ou
         assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_complete_export_is_left_as_it_is(
     form: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_complete_export_is_left_as_it_is(
     assert stamps(tmp_path) == before
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_file_that_lost_rows_is_named(form: str, output: str, tmp_path: Path) -> None:
     """Counts come from the files as they are stored, not from what was meant to be written."""
     export(form, output, str(tmp_path), 15)
@@ -124,7 +124,7 @@ def test_a_cut_file_is_named_with_what_to_do(output: str, tmp_path: Path) -> Non
     assert f"{cut}: not a whole Parquet file" in refusal("hf", output, tmp_path)
 
 
-def test_what_is_not_finished_is_refused_with_the_command_that_finishes_it(output: str, tmp_path: Path) -> None:
+def test_an_unfinished_output_is_refused_with_the_command_that_finishes_it(output: str, tmp_path: Path) -> None:
     shutil.copytree(output, tmp_path / "out")
     (tmp_path / "out" / "_SUCCESS").unlink()
     said = refusal("hf", tmp_path / "out", tmp_path / "to")

@@ -12,7 +12,7 @@ from datasets.exceptions import NonMatchingSplitsSizesError
 
 from jobs.errors import OutputError
 from jobs.exports import export
-from jobs.exports.hf import described, feature
+from jobs.exports.hf import json_feature, yaml_feature
 from tests.support.exported import DIM, KEPT, NAMES, Row, row, write_output
 
 
@@ -103,8 +103,8 @@ def test_columns_of_any_kind_that_datasets_knows_keep_their_values(tmp_path: Pat
     ids=str,
 )  # fmt: skip
 def test_card_and_parquet_name_one_feature_which_is_arrows_type(kind: pa.DataType) -> None:
-    in_parquet = Features.from_dict({"column": feature(kind, [])})
-    header = yaml.safe_load(yaml.safe_dump([{"name": "column", **described(kind, [])}], sort_keys=False))
+    in_parquet = Features.from_dict({"column": json_feature(kind, [])})
+    header = yaml.safe_load(yaml.safe_dump([{"name": "column", **yaml_feature(kind, [])}], sort_keys=False))
     assert Features._from_yaml_list(header) == in_parquet
     assert in_parquet.arrow_schema.field("column").type == kind
 
@@ -116,5 +116,5 @@ def test_a_column_that_datasets_has_no_feature_for_is_an_error_that_names_source
     tmp_path: Path, kind: pa.DataType
 ) -> None:
     theirs = {**KEPT, "scores": kind}
-    with pytest.raises(OutputError, match=r"has no feature for\n  hint: leave it out of source.keep"):
+    with pytest.raises(OutputError, match=r"has no feature for it\n  hint: remove it from source.keep"):
         exported(tmp_path, kept=theirs, change=lambda given: {**given, "scores": None})

@@ -1,4 +1,4 @@
-"""Results come back to the metadata they belong to, by id or by url; every row of it is accounted for."""
+"""Results are joined to their metadata by id or by url; every metadata row is counted."""
 
 import random
 from pathlib import Path
@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import FAILED, WRONG, main
+from jobs.cli import FAILED, USAGE_ERROR, main
 from jobs.errors import JobError, OutputError, SourceError
-from jobs.exports.join import Joined, join
+from jobs.exports.join import JoinSummary, join
 from jobs.log import to_stderr
 from jobs.output import footer
 from jobs.output.layout import EXPORT
@@ -67,9 +67,9 @@ def test_every_row_of_the_metadata_keeps_its_place_and_gains_its_result(
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         f"70 rows of metadata in 3 files in {where}/to, joined by id",
-        "  matched              50  have their result",
-        "  unmatched            20  have none",
-        "  ambiguous             0  have several that differ, and got none",
+        "  matched              50  have a result",
+        "  unmatched            20  have no result",
+        "  ambiguous             0  have several different results, and get none",
     ]
     assert "join      by id: id of the metadata, key of the output" in said.err
     joined = read(f"{where}/to")
@@ -77,8 +77,8 @@ def test_every_row_of_the_metadata_keeps_its_place_and_gains_its_result(
     before = read(given)
     assert joined.column_names == [*before.column_names, *ADDED]
     assert joined.select(before.column_names) == before
-    names = [entry.path.rpartition("/")[2] for entry in Storage().tree(given)]
-    assert [entry.path.rpartition("/")[2] for entry in Storage().tree(f"{where}/to")] == [EXPORT, *names[1:]]
+    names = [entry.path.rpartition("/")[2] for entry in Storage().list_files(given)]
+    assert [entry.path.rpartition("/")[2] for entry in Storage().list_files(f"{where}/to")] == [EXPORT, *names[1:]]
 
 
 def test_class_ids_have_their_names_and_the_metadata_its_own_footer(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_key_is_not_taken_for_another_columns_id(tmp_path: Path, named: str, c
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
-def test_without_ids_url_and_text_tell_rows_apart(tmp_path: Path, kind: pa.DataType) -> None:
+def test_without_ids_rows_join_by_url_and_text(tmp_path: Path, kind: pa.DataType) -> None:
     """One picture with two captions is two rows, each with its own similarity."""
 
     def change(given: Row) -> Row:
@@ -135,14 +135,14 @@ def test_without_ids_url_and_text_tell_rows_apart(tmp_path: Path, kind: pa.DataT
     check(read(tmp_path / "to"), list(range(60)))
 
 
-def test_urls_alone_are_used_and_said_where_the_texts_were_not_kept(
+def test_without_kept_texts_rows_join_by_url_and_the_log_reports_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = write_output(tmp_path / "out", kept=WITHOUT_TEXT, change=keyless)
     with to_stderr("text"):
         joined = join(output, metadata(tmp_path / "coyo", [4, 5, 99]), str(tmp_path / "to"))
     assert (joined.by, joined.counts) == ("url", {"matched": 2, "unmatched": 1, "ambiguous": 0})
-    assert "rows are told apart by their urls alone (source.keep keeps texts)" in capsys.readouterr().err
+    assert "rows are joined by url only (source.keep keeps texts)" in capsys.readouterr().err
     check(read(tmp_path / "to"), [4, 5, 99])
 
 
@@ -224,7 +224,7 @@ def test_more_rows_than_one_batch_join_as_a_dictionary_would(tmp_path: Path) -> 
 def test_a_killed_join_goes_on_and_a_complete_one_says_so(tmp_path: Path) -> None:
     output, given = write_output(tmp_path / "out"), metadata(tmp_path / "coyo", list(range(60)), 3)
     first = join(output, given, str(tmp_path / "to"))
-    assert join(output, given, str(tmp_path / "to")) == Joined(**{**vars(first), "fresh": False})
+    assert join(output, given, str(tmp_path / "to")) == JoinSummary(**{**vars(first), "created": False})
     (tmp_path / "to" / EXPORT).unlink()
     paths = sorted((tmp_path / "to").glob("*.parquet"))
     paths[1].unlink()
@@ -250,14 +250,14 @@ def test_nothing_to_join_by_names_source_keep(tmp_path: Path) -> None:
     said = refusal(output, metadata(tmp_path / "coyo", [1]), tmp_path / "to")
     assert "nothing to join by" in said
     assert "source.keep copies columns to the output" in said
-    with pytest.raises(SourceError, match="no Parquet files there"):
+    with pytest.raises(SourceError, match="no Parquet files found"):
         join(output, str(tmp_path / "nowhere"), str(tmp_path / "to"))
     assert not (tmp_path / "to").exists()
 
 
-def test_wrong_columns_are_told_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_columns_fail_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, given = write_output(tmp_path / "out"), metadata(tmp_path / "coyo", [1, 2], 2)
-    assert main(["join", output, given, str(tmp_path / "to"), "--columns", "labels,label"]) == WRONG
+    assert main(["join", output, given, str(tmp_path / "to"), "--columns", "labels,label"]) == USAGE_ERROR
     assert "hint: the results: labels, label_probs, image_embedding" in capsys.readouterr().err
     pq.write_table(pa.table({"id": [1], "labels": [1]}), tmp_path / "coyo" / "z.parquet")
     assert main(["join", output, given, str(tmp_path / "to")]) == FAILED

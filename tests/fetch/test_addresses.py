@@ -1,4 +1,4 @@
-"""Untrusted urls reach nothing but the public web, however the address is written and whoever looks it up."""
+"""Untrusted urls reach only the public web, however the address is written or resolved."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ import pytest
 
 from jobs.config import FetchConfig
 from jobs.fetch import Fetcher, addresses
-from jobs.fetch.addresses import Addresses, Refused
+from jobs.fetch.addresses import AddressPolicy, AddressRefused
 from tests.support.fetchers import MakeFetcher, fetched, only
 from tests.support.hostile import IMAGE, Everywhere, Hostile
 
@@ -30,31 +30,31 @@ PUBLIC += ["2606:4700::1111", "2a00:1450:4001::1", "::ffff:8.8.8.8", "64:ff9b::8
 
 @pytest.mark.parametrize("address", SPECIAL)
 def test_a_special_address_is_refused(address: str) -> None:
-    assert Addresses().why_not(address)
+    assert AddressPolicy().refusal(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_not(address: str) -> None:
-    assert Addresses().why_not(address) is None
+    assert AddressPolicy().refusal(address) is None
 
 
 @pytest.mark.parametrize("text", ["localhost", "0x7f.1", "2130706433", "127.1", "fe80::1%lo", "", "8.8.8.8 "])
 def test_what_is_not_written_as_an_address_is_refused(text: str) -> None:
-    """A socket would look it up, after the check."""
-    assert Addresses().why_not(text)
+    """A socket would resolve it after the check."""
+    assert AddressPolicy().refusal(text)
 
 
 def test_a_network_that_the_recipe_names_is_allowed_in_every_form() -> None:
-    named = Addresses(["10.1.0.0/16", "fd00::/8"])
+    named = AddressPolicy(["10.1.0.0/16", "fd00::/8"])
     for allowed in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::1"):
-        assert named.why_not(allowed) is None, allowed
+        assert named.refusal(allowed) is None, allowed
     for refused in ("10.2.0.1", "::ffff:10.2.0.1", "127.0.0.1", "fc00::1", "2002:a01:203::"):
-        assert named.why_not(refused), refused
+        assert named.refusal(refused), refused
 
 
 def test_no_socket_is_made_for_a_special_address() -> None:
-    with pytest.raises(Refused) as caught:
-        Addresses().open_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)))
+    with pytest.raises(AddressRefused) as caught:
+        AddressPolicy().open_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)))
     assert caught.value.message == "169.254.169.254 is link-local, where metadata services are"
 
 
@@ -77,7 +77,7 @@ def test_the_machines_own_name_is_blocked(server: Hostile, networks: tuple[str, 
 def test_a_lookup_that_hangs_is_not_waited_for_and_does_not_delay_the_others(
     server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its thread is lost until it returns; the time of the others begins when there is a thread for them."""
+    """Its thread is occupied until it returns; the timeout of the others starts when they get a thread."""
     returns = threading.Event()
 
     def some_hang(host: str, port: int, *_: Any, **__: Any) -> Any:
@@ -159,7 +159,7 @@ def test_of_several_addresses_the_special_ones_are_left_out(fetcher: MakeFetcher
 def test_no_proxy_of_the_environment_is_used(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would connect where nothing is checked."""
+    """A proxy would connect without the check."""
     with Hostile() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url("").rstrip("/"))

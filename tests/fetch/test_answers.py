@@ -1,4 +1,4 @@
-"""What servers answer becomes the right bytes or the right reason, whatever they do."""
+"""Every response becomes the right bytes or the right reason, whatever the server does."""
 
 import datetime
 import socket
@@ -75,7 +75,7 @@ def test_a_server_that_takes_too_long_is_not_waited_for(
 
 
 def test_a_host_that_takes_no_connection_is_a_timeout(fetcher: MakeFetcher) -> None:
-    """Its queue is full: nothing is answered, nothing is refused."""
+    """Its accept queue is full: connections are neither accepted nor refused."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -130,7 +130,7 @@ def test_a_cut_body_is_asked_for_again_and_never_taken(fetcher: MakeFetcher, ser
 
 
 def test_what_a_server_says_without_being_asked_is_no_answer(fetcher: MakeFetcher, server: Hostile) -> None:
-    """It says more than it announced, in time for the next url on the connection that was kept."""
+    """It sends more than its Content-Length, which the next url on the same connection could take for its response."""
     asking = fetcher(requests_per_host=2)
     assert fetched(asking, server.url("overlong"), server.url("hold/0.1")) == [IMAGE, IMAGE]
     connections = server.connections
@@ -141,7 +141,7 @@ def test_what_a_server_says_without_being_asked_is_no_answer(fetcher: MakeFetche
 
 @pytest.mark.parametrize(("status", "seconds"), [("429", "1"), ("503", "1"), ("429", "date"), ("429", "")])
 def test_a_host_that_asks_for_rest_gets_it(fetcher: MakeFetcher, server: Hostile, status: str, seconds: str) -> None:
-    """The whole host, not only the url that was told."""
+    """The pause applies to the whole host, not only to this url."""
     asking = fetcher(retries=1, requests_per_host=1)
     urls = [server.url(f"rest/{status}/{seconds}/x", "a.example"), server.url("image/1", "a.example")]
     assert fetched(asking, *urls) == [IMAGE, IMAGE]
@@ -166,10 +166,10 @@ def test_a_host_that_asks_for_too_much_rest_is_not_asked_again(fetcher: MakeFetc
 
 
 def test_a_host_that_does_not_answer_is_not_asked_by_every_url(fetcher: MakeFetcher, server: Hostile) -> None:
-    """A dead host with a thousand urls would keep a unit of rows busy for an hour."""
+    """A dead host with a thousand urls would block a table of rows for an hour."""
     urls = [server.url(f"silence/{i}", "dead.example") for i in range(200)]
     assert fetched(fetcher(read_seconds=0.3, retries=1), *urls) == ["timeout"] * 200
-    assert len(server.requests) <= 2 * hosts.GIVE_UP
+    assert len(server.requests) <= 2 * hosts.MAX_UNANSWERED
 
 
 def test_a_host_that_answers_now_and_then_is_asked_on(fetcher: MakeFetcher, server: Hostile) -> None:
@@ -180,7 +180,7 @@ def test_a_host_that_answers_now_and_then_is_asked_on(fetcher: MakeFetcher, serv
 def test_a_down_host_is_asked_again_after_a_while(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "DOWN", 0.2)
+    monkeypatch.setattr(hosts, "DOWN_SECONDS", 0.2)
     asking = fetcher()
     assert set(fetched(asking, *[server.url(f"reset/{i}") for i in range(20)])) == {"connect"}
     time.sleep(0.3)
@@ -210,13 +210,13 @@ def test_no_bytes_of_a_server_are_more_than_a_reject(
 def test_a_machine_without_files_to_open_is_an_error_of_the_job(
     fetcher: MakeFetcher, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not the row's fault: a reject would be wrong, thousands of times."""
-    from jobs.fetch.addresses import Addresses
+    """The machine is at fault, not the row: thousands of rejects would be wrong."""
+    from jobs.fetch.addresses import AddressPolicy
 
     def none_left(*args: Any) -> socket.socket:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Addresses, "open_socket", none_left)
+    monkeypatch.setattr(AddressPolicy, "open_socket", none_left)
     with pytest.raises(ClusterError, match="Too many open files"):
         only(fetcher(), server.url("image"))
 

@@ -1,4 +1,4 @@
-"""Thousands of urls at once: every one accounted for, limits held, memory flat, nothing left behind."""
+"""Thousands of urls at once: each gets one result, limits hold, memory stays flat, nothing is left behind."""
 
 import json
 import subprocess
@@ -47,14 +47,14 @@ def test_all_hosts_together_have_no_more_requests_than_the_limit(fetcher: MakeFe
 
 
 def test_redirects_from_host_to_host_do_not_wait_for_each_other_for_ever(fetcher: MakeFetcher, server: Hostile) -> None:
-    """Each holds what the next one wants, if a redirect keeps its place while it waits for the other host."""
+    """A redirect that kept its turn while waiting for the other host would deadlock."""
     to = [server.url("hold/0.01", f"{name}.example").replace("/", "%2F").replace(":", "%3A") for name in "ab"]
     urls = [server.url(f"to/{to[i % 2]}", "ba"[i % 2] + ".example") for i in range(60)]
     assert fetched(fetcher(requests=2, requests_per_host=1), *urls) == [IMAGE] * 60
 
 
 def test_a_slow_host_holds_up_no_other(fetcher: MakeFetcher, server: Hostile) -> None:
-    """Its urls wait for their turn without taking the place of others; results come as they are ready."""
+    """Its urls wait without blocking others; results come in order of completion."""
     urls = [
         server.url(f"silence/{i}", "slow.example") if i % 2 else server.url("image", f"h{i}.example")
         for i in range(200)

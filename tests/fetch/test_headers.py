@@ -1,4 +1,4 @@
-"""We say who we are, and do as servers wish."""
+"""Requests identify us, and X-Robots-Tag and Retry-After are obeyed."""
 
 from email.utils import formatdate
 from time import time
@@ -9,7 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from jobs import __version__
 from jobs.config import FetchConfig
 from jobs.errors import ConfigError
-from jobs.fetch.headers import forbidden, retry_after, user_agent
+from jobs.fetch.headers import forbidding_directive, retry_after_seconds, user_agent
 from tests.support.fetchers import MakeFetcher, only
 from tests.support.hostile import IMAGE, Hostile
 from tests.support.recipes import demo_job
@@ -44,7 +44,7 @@ def headers(name: str, *values: str) -> CIMultiDictProxy[str]:
     ids=repr,
 )
 def test_a_wish_to_be_left_out_is_read(values: list[str]) -> None:
-    assert forbidden(headers("X-Robots-Tag", *values))
+    assert forbidding_directive(headers("X-Robots-Tag", *values))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_wish_to_be_left_out_is_read(values: list[str]) -> None:
     ids=repr,
 )
 def test_other_wishes_are_not_for_us(values: list[str]) -> None:
-    assert forbidden(headers("X-Robots-Tag", *values)) is None
+    assert forbidding_directive(headers("X-Robots-Tag", *values)) is None
 
 
 def test_robots_are_obeyed_unless_the_recipe_says_otherwise(fetcher: MakeFetcher, server: Hostile) -> None:
@@ -93,16 +93,16 @@ def test_no_cookie_is_sent_back_and_no_referrer(fetcher: MakeFetcher, server: Ho
     [("0", 0), ("7", 7), (" 120 ", 120), ("999999", 3600), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
 )
 def test_retry_after_is_read(value: str, seconds: float) -> None:
-    assert retry_after(headers("Retry-After", value)) == seconds
+    assert retry_after_seconds(headers("Retry-After", value)) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
-    assert retry_after(headers("Retry-After", formatdate(time() + 30, usegmt=True))) == pytest.approx(30, abs=2)
+    assert retry_after_seconds(headers("Retry-After", formatdate(time() + 30, usegmt=True))) == pytest.approx(30, abs=2)
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "1e9", "٣", "Wed, 99 Oct 99999 07:28:00 GMT"])
 def test_a_retry_after_that_cannot_be_read_is_none(value: str) -> None:
-    assert retry_after(headers("Retry-After", value)) is None
+    assert retry_after_seconds(headers("Retry-After", value)) is None
 
 
 @pytest.mark.parametrize("contact", ["me@example.org", "https://example.org/crawl?a=b#c"])

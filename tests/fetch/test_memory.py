@@ -1,17 +1,17 @@
-"""Large bodies wait for their memory, and what they wait does not count against their servers."""
+"""Large bodies wait for memory, and their timeout is suspended meanwhile."""
 
 import asyncio
 
 import pytest
 
 from jobs.fetch import memory
-from jobs.fetch.memory import Memory
+from jobs.fetch.memory import MemoryBudget
 from tests.support import clock
 
 
-async def read(granted: Memory, size: int, held: list[int], seconds: float = 0.1) -> int:
-    """As a body does; what all of them held while this one was read."""
-    async with asyncio.timeout(0.4) as deadline, granted.reserved(size, deadline):
+async def read(granted: MemoryBudget, size: int, held: list[int], seconds: float = 0.1) -> int:
+    """Reserve memory like a large body; return the total reserved meanwhile."""
+    async with asyncio.timeout(0.4) as deadline, granted.reserve(size, deadline):
         held.append(size)
         most = sum(held)
         await asyncio.sleep(seconds)
@@ -20,7 +20,7 @@ async def read(granted: Memory, size: int, held: list[int], seconds: float = 0.1
 
 
 async def many(*sizes: int) -> list[int]:
-    granted, held = Memory(), list[int]()
+    granted, held = MemoryBudget(), list[int]()
     return await asyncio.gather(*(read(granted, size, held) for size in sizes))
 
 
@@ -41,7 +41,7 @@ def test_a_body_larger_than_all_the_memory_is_read_alone() -> None:
 
 def test_time_that_a_server_takes_does_count() -> None:
     async def slow() -> None:
-        await read(Memory(), 40, [], seconds=0.8)
+        await read(MemoryBudget(), 40, [], seconds=0.8)
 
     with pytest.raises(TimeoutError):
         clock.run(slow())
@@ -49,12 +49,12 @@ def test_time_that_a_server_takes_does_count() -> None:
 
 def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
     async def wait() -> None:
-        granted = Memory()
-        granted.finished(11)
-        waiting = asyncio.create_task(granted.room())
+        granted = MemoryBudget()
+        granted.add_backlog(11)
+        waiting = asyncio.create_task(granted.wait_for_backlog())
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        granted.taken(11)
+        granted.remove_backlog(11)
         await waiting
 
     clock.run(wait())
@@ -62,7 +62,7 @@ def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
 
 def test_memory_is_given_back_by_whoever_is_stopped() -> None:
     async def stop() -> None:
-        granted = Memory()
+        granted = MemoryBudget()
         first = asyncio.create_task(read(granted, 90, [], seconds=9))
         waiting = asyncio.create_task(read(granted, 90, [], seconds=9))
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Which urls are asked for, and how they are written when they are."""
+"""Which urls are allowed, and the exact form in which they are requested."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from jobs.fetch import urls
     ],
 )
 def test_a_plain_url_is_asked_for_as_it_is_written(url: str) -> None:
-    """A signature in it would break if it were quoted anew."""
+    """Quoting it again would break a signature."""
     assert str(urls.parse(url)) == url
 
 
@@ -116,7 +116,7 @@ def test_credentials_are_not_repeated_in_messages() -> None:
     ],
 )
 def test_a_redirect_leads_on_from_where_it_stood(location: str, leads: str) -> None:
-    assert str(urls.follow(urls.parse("http://example.org/a/a.jpg"), location)) == leads
+    assert str(urls.resolve_redirect(urls.parse("http://example.org/a/a.jpg"), location)) == leads
 
 
 @pytest.mark.parametrize(
@@ -124,5 +124,5 @@ def test_a_redirect_leads_on_from_where_it_stood(location: str, leads: str) -> N
 )
 def test_a_redirect_to_an_odd_url_is_a_reject(location: str) -> None:
     with pytest.raises(Reject) as caught:
-        urls.follow(urls.parse("http://example.org/a.jpg"), location)
+        urls.resolve_redirect(urls.parse("http://example.org/a.jpg"), location)
     assert caught.value.reason is Reason.BAD_URL

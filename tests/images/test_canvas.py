@@ -60,7 +60,7 @@ def read(processor: Any, folder: Path) -> tuple[Canvas, Scaler]:
     config = loading.transformers().ViTConfig()
     processor.save_pretrained(folder)
     config.save_pretrained(folder)
-    canvas, scale = loading.pixels(str(folder), "here", config)
+    canvas, scale = loading.load_canvas_and_scale(str(folder), "here", config)
     return canvas, Scaler(scale, torch.device("cpu"), torch.float32)
 
 

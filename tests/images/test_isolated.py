@@ -17,7 +17,7 @@ from PIL import Image
 from jobs.config import DecodeConfig
 from jobs.errors import ClusterError, Reason, Reject
 from jobs.images.canvas import Canvas
-from jobs.images.isolated import TRIES, SubprocessDecoder, deadline
+from jobs.images.isolated import MAX_ATTEMPTS, SubprocessDecoder, deadline
 from jobs.images.render import render
 from tests.support.processes import until
 
@@ -83,7 +83,7 @@ def pid_of(child: SubprocessDecoder) -> int:
 
 def unhurried(child: SubprocessDecoder) -> SubprocessDecoder:
     """With time enough for the next image, however busy the machine is."""
-    child._about = (*child._about[:2], 600.0)
+    child._setup = (*child._setup[:2], 600.0)
     return child
 
 
@@ -131,8 +131,8 @@ def test_a_decoder_that_dies_is_a_reject_that_says_how(
 ) -> None:
     reject = refused(child, kind.encode())
     assert reject.reason == Reason.DECODE_CRASHED
-    assert reject.message == f"the decoder died {TRIES} times ({how})"
-    assert (poison / kind).read_text() == "x" * TRIES
+    assert reject.message == f"the decoder died {MAX_ATTEMPTS} times ({how})"
+    assert (poison / kind).read_text() == "x" * MAX_ATTEMPTS
     assert same(child)
 
 
@@ -211,7 +211,7 @@ def test_the_deadline_is_of_one_image_and_ends_with_the_block(monkeypatch: pytes
 
 
 def test_a_child_whose_parent_is_gone_ends_also_in_the_middle_of_an_image(poison: Path) -> None:
-    """Ray kills workers; what they started would use a core for ever."""
+    """Ray kills workers; a child that outlives its worker would use a core forever."""
     done = ran(
         "import os, threading",
         "from jobs.config import DecodeConfig",

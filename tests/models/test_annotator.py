@@ -137,8 +137,8 @@ def test_a_spec_travels_to_another_machine() -> None:
 
 
 def test_the_annotator_says_what_it_ran_on() -> None:
-    assert annotator(spec("vit")).ran_on == "CPU float32"
-    assert annotator(spec("vit"), precision="bfloat16").ran_on == "CPU bfloat16"
+    assert annotator(spec("vit")).device_summary == "CPU float32"
+    assert annotator(spec("vit"), precision="bfloat16").device_summary == "CPU bfloat16"
 
 
 def test_half_precision_gives_nearly_the_same() -> None:

@@ -1,4 +1,4 @@
-"""How many rows of a call go through a model at once: as many as fit, and as are fastest."""
+"""A call is split into micro-batches that fit into memory, of the fastest size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from jobs import schema
 from jobs.models import batching, cache
-from jobs.models.batching import BatchTuner, FixedSize, MicroBatcher, Placement
+from jobs.models.batching import BatchTuner, FixedSize, InferenceOptions, MicroBatcher
 from tests.support.architectures import classifier
 from tests.support.checkpoints import column, noise, on, spec
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    return tmp_path / "parts"
+    return tmp_path / "micro_batch_sizes"
 
 
 class Hungry:
@@ -74,7 +74,7 @@ class Timed:
 
 
 def calls(model: Timed, pace: BatchTuner, count: int, times: int) -> list[list[int]]:
-    """The parts of each of so many calls; what comes out is what went in."""
+    """The micro-batch sizes of each of `times` calls; checks that the output equals the input."""
     found, fitted = [], MicroBatcher(model, pace)
     for _ in range(times):
         model.calls.clear()
@@ -88,7 +88,7 @@ def test_the_fastest_size_is_found_on_the_runs_own_rows_and_kept(monkeypatch: py
     model = Timed(monkeypatch, {4: 4.0, 8: 5.0, 16: 20.0, 32: 60.0})
     pace = BatchTuner("a model", CPU, 32)
     assert [parts[0] for parts in calls(model, pace, 32, 10)] == [4, 4, 8, 8, 16, 16, 32, 32, 8, 8]
-    assert pace.best == 8
+    assert pace.best_size == 8
 
 
 def test_sizes_beyond_two_that_are_slower_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,28 +102,26 @@ def test_a_size_that_was_slow_once_because_something_else_ran_is_not_lost(monkey
     calls(model, pace, 32, 3)
     model.seconds[8] = 4.0
     calls(model, pace, 32, 5)
-    assert pace.best == 8
+    assert pace.best_size == 8
 
 
-def test_what_was_found_is_remembered_for_this_model_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, cached: Path
-) -> None:
+def test_the_fastest_size_is_cached_for_one_model_only(monkeypatch: pytest.MonkeyPatch, cached: Path) -> None:
     calls(Timed(monkeypatch, {8: 1.0}), BatchTuner("a", CPU, 32), 32, 10)
-    assert BatchTuner("a", CPU, 32).best == 8
-    assert BatchTuner("b", CPU, 32).best is BatchTuner("a", CPU, 64).best is None
+    assert BatchTuner("a", CPU, 32).best_size == 8
+    assert BatchTuner("b", CPU, 32).best_size is BatchTuner("a", CPU, 64).best_size is None
     (file,) = cached.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert BatchTuner("a", CPU, 32).best is None
+    assert BatchTuner("a", CPU, 32).best_size is None
 
 
-def test_short_calls_settle_nothing_about_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_calls_decide_nothing_about_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of a few rows must not decide for all that come after it."""
     pace = BatchTuner("a", CPU, 128)
     calls(Timed(monkeypatch, {}), pace, 6, 30)
-    assert pace.best is None
+    assert pace.best_size is None
 
 
-def test_parts_are_cut_again_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_that_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Hungry(5)
     pace = BatchTuner("a", CPU, 32)
     for _ in range(12):
@@ -156,7 +154,7 @@ def fresh() -> Iterator[None]:
 def test_a_compiled_model_gives_what_it_gives_uncompiled(fresh: None, tmp_path: Path) -> None:
     described = spec("vit", classifier("vit-b", tmp_path / "vit", num_hidden_layers=1))
     plain, compiled = (
-        on(described, tmp_path / "vit", Placement(CPU, torch.float32, FixedSize(4), compiled))
+        on(described, tmp_path / "vit", InferenceOptions(CPU, torch.float32, FixedSize(4), compiled))
         for compiled in (False, True)
     )
     pixels, texts = noise(6)[:, :32, :32], [None] * 6

@@ -1,4 +1,4 @@
-"""A checkpoint is proved once on a machine: what it was found to be is remembered."""
+"""A checkpoint's description is cached on the machine."""
 
 import subprocess
 import sys
@@ -18,24 +18,24 @@ from tests.support.processes import ENVIRONMENT, ROOT
 @pytest.fixture(autouse=True)
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
-    return tmp_path / "cache" / "proofs"
+    return tmp_path / "cache" / "specs"
 
 
 def recipe(folder: Path, **section: Any) -> JobConfig:
     """For the one model in the folder, a classifier or an encoder."""
     kind = "align" if "Align" in (folder / "config.json").read_text() else "vit"
     models = {"vit": None, "align": None, kind: {"weights": str(folder), **section}}
-    return JobConfig.of({"source": {"path": "in"}, "models": models, "output": {"path": "out"}})
+    return JobConfig.from_dict({"source": {"path": "in"}, "models": models, "output": {"path": "out"}})
 
 
 def described(config: JobConfig) -> Spec:
     kind, section = next((kind, section) for kind, section in config.models if section)
-    pinned, folder = weights.pin(kind, section.weights, None, Storage())
+    pinned, folder = weights.resolve_weights(kind, section.weights, None, Storage())
     return describe.describe_cached(kind, config, pinned, folder)
 
 
 @pytest.mark.parametrize("kind", ["vit", "align"])
-def test_what_is_remembered_is_what_was_found(kind: str, tmp_path: Path, cached: Path) -> None:
+def test_a_cached_description_equals_the_first(kind: str, tmp_path: Path, cached: Path) -> None:
     config = recipe(copy(kind, tmp_path / kind))
     found = described(config)
     (file,) = cached.iterdir()
@@ -44,7 +44,7 @@ def test_what_is_remembered_is_what_was_found(kind: str, tmp_path: Path, cached:
     assert file.stat().st_mtime_ns == written
 
 
-def test_a_proof_is_of_these_files_this_recipe_and_this_code(
+def test_a_cached_description_holds_for_the_same_files_recipe_and_code(
     tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy("vit", tmp_path / "vit")
@@ -53,7 +53,7 @@ def test_a_proof_is_of_these_files_this_recipe_and_this_code(
     edit(folder, "preprocessor_config.json", image_mean=[0.4, 0.5, 0.6])
     red, green, _ = described(recipe(folder)).scale.offset
     assert red != green
-    monkeypatch.setattr(describe, "_code", lambda: "a later version")
+    monkeypatch.setattr(describe, "_code_version", lambda: "a later version")
     described(recipe(folder))
     assert len(list(cached.iterdir())) == 4
 
@@ -74,7 +74,7 @@ def test_labels_of_a_file_are_read_each_time(tmp_path: Path) -> None:
     assert described(config).labels == ("a bird",)
 
 
-def test_a_damaged_file_of_the_cache_is_none(tmp_path: Path, cached: Path) -> None:
+def test_a_damaged_cache_file_is_ignored(tmp_path: Path, cached: Path) -> None:
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)
     (file,) = cached.iterdir()
@@ -82,7 +82,7 @@ def test_a_damaged_file_of_the_cache_is_none(tmp_path: Path, cached: Path) -> No
     assert described(config) == found
 
 
-def test_a_home_that_cannot_be_written_only_forgets(
+def test_a_home_that_cannot_be_written_disables_the_cache(
     tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -92,8 +92,8 @@ def test_a_home_that_cannot_be_written_only_forgets(
     assert not cached.exists()
 
 
-def test_what_was_proved_is_described_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is most of the time that a short command takes."""
+def test_a_cached_description_is_read_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing torch takes most of a short command's time."""
     monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "coyo-jobs")
     config = recipe(copy("vit", tmp_path / "vit"))
     found = described(config)

@@ -24,7 +24,7 @@ TEXTS = ["a red circle", "a large blue star on a gray background", "ring", "ÃœnÃ
 
 def embed(texts: list[str | None], **options: Any) -> dict[str, list[Any]]:
     results = load("align", **options)(noise(len(texts)), texts)
-    assert not results.broken.any()
+    assert not results.non_finite.any()
     return {name: column(results, name) for name in results.columns}
 
 
@@ -118,11 +118,11 @@ def test_without_text_only_images_are_embedded(tmp_path: Path) -> None:
 
 def test_fewer_positions_than_64_cut_the_text_there(tmp_path: Path) -> None:
     folder = copy("align", tmp_path / "align")
-    config = loading.config(str(folder), "here").to_dict()["text_config"]
+    config = loading.load_config(str(folder), "here").to_dict()["text_config"]
     edit(folder, "config.json", text_config={**config, "max_position_embeddings": 16})
     positions = torch.randn(16, 96)
     rewrite(folder, text_model__embeddings__position_embeddings__weight=positions)
-    assert not load("align", folder)(noise(1), ["red " * 100]).broken.any()
+    assert not load("align", folder)(noise(1), ["red " * 100]).non_finite.any()
 
 
 def test_pooled_outputs_are_what_aligns_towers_give() -> None:
@@ -137,7 +137,7 @@ def test_pooled_outputs_are_what_aligns_towers_give() -> None:
     assert np.allclose(ours[schema.IMAGE_POOLED], images, rtol=1e-4, atol=1e-4)
     assert np.allclose(ours[schema.TEXT_POOLED], texts, rtol=1e-4, atol=1e-4)
     assert not np.allclose(texts.norm(dim=1), 1, atol=0.1)
-    assert spec("align", pooled=True).about["pooled"] == {"image": 128, "text": 96, "normalised": False}
+    assert spec("align", pooled=True).metadata["pooled"] == {"image": 128, "text": 96, "normalised": False}
 
 
 def test_pooled_outputs_of_a_row_without_text_are_null_only_for_the_text() -> None:
@@ -154,7 +154,7 @@ def test_a_pooled_number_that_float16_cannot_hold_breaks_the_row(tmp_path: Path)
     norm = f"{LAST}weight"
     rewrite(folder, **{norm: tensors(folder)[norm.replace("__", ".")] * 1e7})
     results = {dtype: load("align", folder, dtype, pooled=True)(noise(2), [None, None]) for dtype in FLOATS}
-    assert {dtype: each.broken.all() for dtype, each in results.items()} == {"float16": True, "float32": False}
+    assert {dtype: each.non_finite.all() for dtype, each in results.items()} == {"float16": True, "float32": False}
 
 
 FLOATS = ("float16", "float32")
@@ -172,7 +172,7 @@ def test_features_without_a_direction_break_the_row(case: str, tmp_path: Path) -
     folder = copy("align", tmp_path / "align")
     old = tensors(folder)
     changes = {name: old[name.replace("__", ".")] * factor for name, factor in NO_DIRECTION[case].items()}
-    assert load("align", rewrite(folder, **changes))(noise(2), ["ring", "a star"]).broken.all()
+    assert load("align", rewrite(folder, **changes))(noise(2), ["ring", "a star"]).non_finite.all()
 
 
 def test_the_right_caption_is_the_nearest_of_ten() -> None:
@@ -184,7 +184,7 @@ def test_the_right_caption_is_the_nearest_of_ten() -> None:
 
 
 def test_a_spec_travels_without_torch() -> None:
-    """It goes to every process that decodes or writes: 0.2 GB each would be torch's."""
+    """Every process that decodes or writes unpickles it; importing torch would cost 0.2 GB each."""
     options = {"labels": ("a", "b"), "templates": ("{}",)}
     described = spec("align", pooled=True, zero_shot=options)
     assert pickle.loads(pickle.dumps(described)) == described
@@ -192,8 +192,8 @@ def test_a_spec_travels_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], input=pickle.dumps(described)).returncode == 0
 
 
-def test_about_gives_the_temperature_of_the_weights() -> None:
-    about = spec("align").about
+def test_metadata_has_the_temperature_of_the_weights() -> None:
+    about = spec("align").metadata
     assert 0 < about["temperature"] < 0.5
     assert about["temperature"] != 0.07
     assert (about["dim"], about["dtype"], about["normalised"]) == (128, "float32", True)

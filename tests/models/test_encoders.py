@@ -13,7 +13,7 @@ from jobs.errors import CheckpointError
 from jobs.images.canvas import Canvas, paint
 from jobs.models import loading, towers
 from jobs.models.weights import DEMO_WEIGHTS
-from jobs.models.zero_shot import Score
+from jobs.models.zero_shot import LogitHead
 from tests.support.architectures import ENCODERS, encoder
 from tests.support.checkpoints import column, held, spec
 
@@ -21,8 +21,8 @@ WORK = ["clip", "clip of before 2023", "metaclip 2", "altclip", "chinese clip", 
 TEXTS = ["a red star", None, "this is a blue circle, a photo of red", "a photo " * 80, "a red star"]
 LABELS = ("red circle", "blue star", "this photo", "a", "of")
 REFUSED = {
-    "siglip 2 naflex": "Siglip2ImageProcessorPil gives pixel_values, pixel_attention_mask, spatial_shapes, where",
-    "aimv2": "Aimv2Model: an embedding of a text depends on the texts beside it",
+    "siglip 2 naflex": "Siglip2ImageProcessorPil gives pixel_values, pixel_attention_mask, spatial_shapes; only",
+    "aimv2": "Aimv2Model: the embedding of a text depends on the other texts in its batch",
     "flava": "cannot be used as a dual encoder",
 }
 
@@ -61,7 +61,7 @@ def test_an_encoder_gives_what_transformers_gives(name: str, tmp_path: Path) -> 
     described = spec("align", made, pooled=True, zero_shot=options)
     model, documented, images = held(described, made), Documented(made), pictures(5)
     ours = model(torch.from_numpy(np.stack([paint(image, described.canvas) for image in images])), [*TEXTS])
-    assert not ours.broken.any()
+    assert not ours.non_finite.any()
     assert {name: array.type for name, array in ours.columns.items()} == {f.name: f.type for f in described.fields}
     theirs = documented(images, [text or "a" for text in TEXTS])
     present = [row for row, text in enumerate(TEXTS) if text]
@@ -79,7 +79,7 @@ def test_an_encoder_gives_what_transformers_gives(name: str, tmp_path: Path) -> 
         assert np.allclose(torch.nn.functional.normalize(projected), embedded, atol=2e-5), pooled
         assert ((vectors.norm(dim=1) - 1).abs() > 1e-3).all(), pooled
     logits = documented(images, [f"this is a photo of {label}" for label in LABELS]).logits_per_image
-    probs = logits.sigmoid() if described.about["zero_shot"]["activation"] == "sigmoid" else logits.softmax(1)
+    probs = logits.sigmoid() if described.metadata["zero_shot"]["activation"] == "sigmoid" else logits.softmax(1)
     top, ids = probs.topk(len(LABELS))
     assert np.allclose(column(ours, schema.ZERO_SHOT_PROBS), top, atol=1e-5)
     assert column(ours, schema.ZERO_SHOT_LABELS) == ids.tolist()
@@ -95,12 +95,12 @@ def test_what_cannot_be_reproduced_is_refused_with_the_reason(name: str, tmp_pat
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("wrong", [Score(7.0, 0.0, False), Score(14.0, 0.5, False)], ids=["scale", "bias"])
-def test_a_model_that_scores_in_another_way_is_refused(wrong: Score) -> None:
+@pytest.mark.parametrize("wrong", [LogitHead(7.0, 0.0, False), LogitHead(14.0, 0.5, False)], ids=["scale", "bias"])
+def test_a_model_that_scores_in_another_way_is_refused(wrong: LogitHead) -> None:
     """Its own forward() decides, whatever its attributes are called."""
-    model = loading.model(loading.transformers().AutoModel, str(DEMO_WEIGHTS / "align"), "here")
+    model = loading.load_model(loading.transformers().AutoModel, str(DEMO_WEIGHTS / "align"), "here")
     with pytest.raises(CheckpointError, match=r"here: AlignModel gives logits .*, cosines of its embeddings"):
-        towers.prove(model, wrong, Canvas(squash=(64, 64)), str(DEMO_WEIGHTS / "align"), "here")
+        towers.probe(model, wrong, Canvas(squash=(64, 64)), str(DEMO_WEIGHTS / "align"), "here")
 
 
 def test_a_clip_of_which_half_is_missing_is_refused(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         spec("align", folder)
 
 
-def test_tensors_no_one_asked_for_do_no_harm(tmp_path: Path) -> None:
+def test_unexpected_tensors_are_ignored(tmp_path: Path) -> None:
     folder = copy("align", tmp_path / "align")
     rewrite(folder, temperature=torch.tensor(0.07))
-    assert np.isclose(spec("align", folder).about["temperature"], 0.07)
+    assert np.isclose(spec("align", folder).metadata["temperature"], 0.07)

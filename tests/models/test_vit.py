@@ -33,7 +33,7 @@ def test_labels_and_probabilities_are_transformers_top_five() -> None:
     probs, ids = logits(DEMO_WEIGHTS / "vit").softmax(1).topk(5)
     assert column(results, schema.LABELS) == ids.tolist()
     assert np.allclose(column(results, schema.LABEL_PROBS), probs.numpy(), atol=1e-6)
-    assert not results.broken.any()
+    assert not results.non_finite.any()
 
 
 def test_probabilities_are_sorted_descending() -> None:
@@ -59,12 +59,12 @@ def test_labels_below_min_prob_are_left_out(min_prob: float) -> None:
 def test_a_row_may_keep_no_label_at_all() -> None:
     results = load("vit", min_prob=1.0)(noise(3), [None] * 3)
     assert column(results, schema.LABELS) == [[], [], []]
-    assert not results.broken.any()
+    assert not results.non_finite.any()
 
 
 def test_a_multi_label_classifier_gives_sigmoids(tmp_path: Path) -> None:
     folder = edit(copy("vit", tmp_path / "vit"), "config.json", problem_type="multi_label_classification")
-    assert spec("vit", folder).about["activation"] == "sigmoid"
+    assert spec("vit", folder).metadata["activation"] == "sigmoid"
     probs, ids = logits(folder).sigmoid().topk(3)
     results = load("vit", folder, top_k=3)(noise(6), [None] * 6)
     assert column(results, schema.LABELS) == ids.tolist()
@@ -90,16 +90,16 @@ def test_one_nan_class_breaks_the_row_and_raises_nothing(tmp_path: Path) -> None
     bias = tensors(folder)["classifier.bias"].clone()
     bias[7] = float("nan")
     results = load("vit", rewrite(folder, classifier__bias=bias))(noise(3), [None] * 3)
-    assert results.broken.tolist() == [True] * 3
+    assert results.non_finite.tolist() == [True] * 3
 
 
-def test_about_says_what_the_model_is() -> None:
+def test_metadata_describes_the_model() -> None:
     described = spec("vit")
-    assert described.about["architecture"] == "ViTForImageClassification"
-    assert described.about["classes"] == len(described.labels) == 64
-    assert described.about["activation"] == "softmax"
+    assert described.metadata["architecture"] == "ViTForImageClassification"
+    assert described.metadata["classes"] == len(described.labels) == 64
+    assert described.metadata["activation"] == "softmax"
     assert described.labels == scenes.LABELS
-    assert described.about["revision"].startswith("sha256:")
+    assert described.metadata["revision"].startswith("sha256:")
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -139,14 +139,12 @@ def colours(to: Path) -> Path:
 UNFIT = {
     "patches, as many as an image has": (naflex, "Siglip2ImageProcessorPil gives pixel_values, pixel_attention_mask"),
     "pixels of another size": (of_another_size, r"do not fit: Input image size \(64\*64\) doesn't match model"),
-    "colours by number": (colours, "ImageGPTImageProcessorPil gives input_ids, where pixel_values"),
+    "colours by number": (colours, "ImageGPTImageProcessorPil gives input_ids; only pixel_values"),
 }
 
 
 @pytest.mark.parametrize(("make", "says"), UNFIT.values(), ids=UNFIT)
-def test_a_classifier_that_eats_something_else_is_refused(
-    make: Callable[[Path], Path], says: str, tmp_path: Path
-) -> None:
+def test_a_classifier_with_other_inputs_is_refused(make: Callable[[Path], Path], says: str, tmp_path: Path) -> None:
     """In the plan, not by the first actor an hour later."""
     with pytest.raises(CheckpointError, match=says):
         spec("vit", make(tmp_path))

@@ -13,9 +13,9 @@ from jobs.demo import scenes
 from jobs.errors import CheckpointError, ConfigError, StorageError
 from jobs.images.canvas import paint
 from jobs.models import loading
-from jobs.models.labels import listed
+from jobs.models.labels import load_labels
 from jobs.models.weights import DEMO_WEIGHTS
-from jobs.models.zero_shot import Score, ZeroShot
+from jobs.models.zero_shot import LogitHead, ZeroShotClassifier
 from jobs.storage import Storage
 from tests.support.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
 
@@ -108,7 +108,7 @@ def test_labels_beyond_one_call_keep_their_numbers() -> None:
 def test_the_recipes_labels_are_the_names_of_the_ids() -> None:
     described = spec("align", **of(LABELS, templates=TEMPLATES))
     assert described.labels == LABELS
-    assert described.about["zero_shot"] == {
+    assert described.metadata["zero_shot"] == {
         "classes": 20, "templates": list(TEMPLATES), "activation": "softmax", "bias": 0.0,
     }  # fmt: skip
     assert described.options["top_k"] == 5
@@ -120,13 +120,13 @@ def test_a_label_without_an_embedding_is_an_error_and_not_a_reject_for_every_row
     words[(folder / "vocab.txt").read_text().split().index("heart")] = float("nan")
     rewrite(folder, text_model__embeddings__word_embeddings__weight=words)
     described = spec("align", folder, **of(LABELS))
-    with pytest.raises(CheckpointError, match="2 zero-shot labels have no embedding, 'red heart' for one"):
+    with pytest.raises(CheckpointError, match=r"2 zero-shot labels have no embedding .*, for example 'red heart'"):
         held(described, folder)
 
 
 def test_a_sigmoid_gives_each_label_a_probability_of_its_own() -> None:
     labels, image = torch.eye(3), torch.tensor([[0.6, 0.8, 0.0]])
-    ids, probs = ZeroShot(labels, Score(10.0, -5.0, sigmoid=True), 2)(image)
+    ids, probs = ZeroShotClassifier(labels, LogitHead(10.0, -5.0, sigmoid=True), 2)(image)
     assert ids.tolist() == [[1, 0]]
     assert np.allclose(probs, 1 / (1 + np.exp([[-3.0, -1.0]])))
 
@@ -140,7 +140,7 @@ def written(folder: Path, text: str | bytes) -> ZeroShotConfig:
 @pytest.mark.parametrize("text", ["a cat\na dog\n", "a cat\r\na dog", "\ufeffa cat\n  a dog \n"])
 def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
     """Also as Windows writes it: a label that ends in a carriage return is another label."""
-    assert listed(written(tmp_path, text), Storage()) == ("a cat", "a dog")
+    assert load_labels(written(tmp_path, text), Storage()) == ("a cat", "a dog")
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
         ("a\n\nb\n", "label 2 is empty"),
         ("a\nb\n\n", "label 3 is empty"),
         ("cat\ndog\ncat \n", "label 3, 'cat', is label 1 again"),
-        ("Käse".encode("latin-1"), "not a text in UTF-8"),
+        ("Käse".encode("latin-1"), "not UTF-8 text"),
     ],
 )
 def test_a_file_that_is_no_list_of_labels_is_refused(tmp_path: Path, text: str | bytes, says: str) -> None:
     """A label twice halves its probability; an empty one is a sentence about nothing."""
     with pytest.raises(ConfigError, match=f"labels.txt: {says}"):
-        listed(written(tmp_path, text), Storage())
+        load_labels(written(tmp_path, text), Storage())
 
 
 def test_a_file_may_lie_in_a_bucket_and_must_be_there(bucket: str, tmp_path: Path) -> None:
     Storage().put(f"{bucket}/labels.txt", b"a cat\na dog\n")
-    assert listed(ZeroShotConfig(labels=f"{bucket}/labels.txt"), Storage()) == ("a cat", "a dog")
+    assert load_labels(ZeroShotConfig(labels=f"{bucket}/labels.txt"), Storage()) == ("a cat", "a dog")
     for missing in (f"{bucket}/no.txt", str(tmp_path / "no.txt")):
         with pytest.raises(StorageError, match=r"no\.txt"):
-            listed(ZeroShotConfig(labels=missing), Storage())
+            load_labels(ZeroShotConfig(labels=missing), Storage())

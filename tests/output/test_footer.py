@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.output.footer import decode_provenance, encode_provenance, parquet_bytes
-from jobs.row_ranges import Coverage, ranges_of
+from jobs.row_ranges import Coverage, to_ranges
 
 ROWS = st.sets(st.integers(0, 59))
 COVERAGES = st.builds(
     Coverage,
-    ROWS.map(lambda rows: ranges_of(np.array(sorted(rows), np.int32))),
+    ROWS.map(lambda rows: to_ranges(np.array(sorted(rows), np.int32))),
     st.sampled_from([None, 0, 60]),
     st.sampled_from([None, 'cut "here"']),
     st.integers(0, 9),

@@ -1,4 +1,4 @@
-"""An output belongs to one job; the same job may go on in it, another may not."""
+"""An output belongs to one job; the same job may continue in it, another job is refused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ import yaml
 
 from jobs.commands.status import status
 from jobs.config import JobConfig
-from jobs.driver.progress import before, publish
+from jobs.driver.progress import publish, waiting_progress
 from jobs.errors import OutputError
 from jobs.models import Spec
 from jobs.models.describe import describe_models
@@ -31,7 +31,7 @@ def specs() -> tuple[Spec, ...]:
 
 def pin(config: JobConfig, specs: tuple[Spec, ...]) -> JobConfig:
     """As a run over Parquet shards does."""
-    decided = {"format": "parquet", "path": STORAGE.pinned(str(config.source.path))}
+    decided = {"format": "parquet", "path": STORAGE.pin(str(config.source.path))}
     return identity.pin_config(config, config.source.model_copy(update=decided), specs)
 
 
@@ -42,7 +42,7 @@ def changed(config: JobConfig, path: str, value: Any) -> JobConfig:
     for name in sections:
         section = section[name]
     section[key] = value
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_an_output_is_found_by_its_recipe_in_a_store_that_nothing_else_names(
     storage = Storage(there.storage)
     identity.claim_output(storage, changed(there, "storage.endpoint_url", None))  # as it was reached in an earlier run
     assert identity.load_job(str(recipe)) == (storage, there)
-    publish(storage, there.output.path, "", before("first", "GPUs", 1.0))
+    publish(storage, there.output.path, "", waiting_progress("first", "GPUs", 1.0))
     said, well = status(str(recipe), as_json=False)
     assert (well, said.splitlines()[0]) == (True, "s3://by-its-recipe/out: not finished")
 

@@ -33,7 +33,7 @@ def rows(count: int = 3) -> pa.Table:
 
 
 def test_a_parquet_of_images_is_named_as_a_source_names_its_columns(tmp_path: Path) -> None:
-    (tmp_path / "p.parquet").write_bytes(images.packed(rows(), "parquet"))
+    (tmp_path / "p.parquet").write_bytes(images.pack(rows(), "parquet"))
     assert pq.read_schema(tmp_path / "p.parquet").names == ["shard", "row", "key", "url", "text", "image"]
     (raw,) = read_all(tmp_path).values()
     assert raw.column(schema.IMAGE) == [b"\xff\xd8\xff1", b"\x89PNG2", b"RIFF....WEBP"]
@@ -44,7 +44,7 @@ def test_a_kept_column_called_text_stays_and_the_text_gets_another_name(tmp_path
     """Two columns of one name: no reader takes that."""
     table = rows()
     table = table.add_column(3, "text", pa.array(["kept"] * 3))
-    (tmp_path / "p.parquet").write_bytes(images.packed(table, "parquet"))
+    (tmp_path / "p.parquet").write_bytes(images.pack(table, "parquet"))
     names = pq.read_schema(tmp_path / "p.parquet").names
     assert names == ["shard", "row", "key", "text", "url", "caption", "image"]
 
@@ -52,14 +52,14 @@ def test_a_kept_column_called_text_stays_and_the_text_gets_another_name(tmp_path
 def test_samples_of_shards_with_like_names_stay_apart(tmp_path: Path) -> None:
     names = ["x.1.parquet", "x.2.parquet", "x_1.parquet"]
     table = rows().set_column(0, "shard", pa.array(names)).set_column(1, "row", pa.array([0, 0, 0], pa.int32()))
-    (tmp_path / "p.tar").write_bytes(images.packed(table, "webdataset"))
+    (tmp_path / "p.tar").write_bytes(images.pack(table, "webdataset"))
     (raw,) = read_all(tmp_path).values()
     assert len({row["key"] for row in raw.rows}) == len(raw.rows) == 3
     assert not raw.rejects
 
 
 def test_a_tar_of_images_is_a_webdataset(tmp_path: Path) -> None:
-    (tmp_path / "p.tar").write_bytes(images.packed(rows(), "webdataset"))
+    (tmp_path / "p.tar").write_bytes(images.pack(rows(), "webdataset"))
     (raw,) = read_all(tmp_path, keep=["url"]).values()
     assert raw.column(schema.IMAGE) == [b"\xff\xd8\xff1", b"\x89PNG2", b"RIFF....WEBP"]
     assert raw.column(schema.TEXT) == ["ä", None, "c"]
@@ -70,9 +70,9 @@ def test_a_tar_of_images_is_a_webdataset(tmp_path: Path) -> None:
 def test_a_run_keeps_the_images_of_its_good_rows(no_ray: None, scenes_parquet: Path, tmp_path: Path, form: str) -> None:
     tree = demo_job(scenes_parquet, tmp_path / "out", compute={"canvas": "exact"}).model_dump()
     tree["source"] = {"path": str(scenes_parquet), "keep": []}
-    config = JobConfig.of(tree | {"output": {"path": str(tmp_path / "out"), "keep_images": form}})
+    config = JobConfig.from_dict(tree | {"output": {"path": str(tmp_path / "out"), "keep_images": form}})
     (tmp_path / "out" / "images").mkdir(parents=True)
-    orphan = tmp_path / "out" / "images" / images.name_of("part-dead-000000.parquet", form)
+    orphan = tmp_path / "out" / "images" / images.object_name("part-dead-000000.parquet", form)
     orphan.write_bytes(b"half")  # of a run that died before it wrote the rows
     summary = run(config)
     assert not orphan.exists()

@@ -44,7 +44,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     writer(tmp_path).write(batch(good("a", 3), bad("b", 0, reason="empty"), end("a", 4)), "p1.parquet")
     found = read(tmp_path)
     assert found.coverage == {"a": Coverage(((0, 4),), 4), "b": Coverage(((0, 1),))}
-    assert (found.count("rows"), found.count("rejects")) == (3, 2)
+    assert (found.count_rows("rows"), found.count_rows("rejects")) == (3, 2)
     assert found.reasons == {"truncated": 1, "empty": 1}
     assert {obj.run for obj in found.objects} == {"r1"}
     assert missing(found.coverage, ["a", "b"]) == {"b": "1 rows committed, its end not reached"}
@@ -109,7 +109,7 @@ def test_late_objects_of_a_dead_run_are_recognised(tmp_path: Path) -> None:
     assert names(late) == ["rejects/dead-1.parquet", "rows/dead-1.parquet"]
     left = now.without(late)
     assert names(left.objects) == ["rejects/now-0.parquet", "rows/dead-0.parquet", "rows/now-0.parquet"]
-    assert (left.count("rows") + left.count("rejects"), missing(left.coverage, ["a"])) == (5, {})
+    assert (left.count_rows("rows") + left.count_rows("rejects"), missing(left.coverage, ["a"])) == (5, {})
 
 
 def test_a_late_object_whose_rows_nobody_else_has_stays(tmp_path: Path) -> None:

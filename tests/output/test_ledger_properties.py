@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.output.ledger import Ledger, Object, missing
+from jobs.output.ledger import Ledger, OutputObject, missing
 from jobs.row_ranges import Coverage, merge
 from jobs.storage import Entry
 
@@ -18,7 +18,7 @@ EVERY = frozenset((name, row) for name, rows in SHARDS.items() for row in range(
 class Output:
     """An output in memory: objects appear whole, as storage has it, and runs mend before they compute."""
 
-    objects: dict[str, Object] = field(default_factory=dict)
+    objects: dict[str, OutputObject] = field(default_factory=dict)
     runs: int = 0
 
     @property
@@ -29,9 +29,9 @@ class Output:
         path = f"rows/part-{run}-{len(self.objects):04d}"
         names = {name for name, _ in rows} | ends
         shards = {name: _held(name, rows, name in ends) for name in names}
-        self.objects[path] = Object(Entry(path, 1), "rows", run, "job", len(rows), shards, {})
+        self.objects[path] = OutputObject(Entry(path, 1), "rows", run, "job", len(rows), shards, {})
 
-    def drop(self, objects: list[Object]) -> None:
+    def drop(self, objects: list[OutputObject]) -> None:
         for obj in objects:
             del self.objects[obj.entry.path]
 

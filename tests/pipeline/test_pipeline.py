@@ -23,7 +23,7 @@ def keeping(home: Path, table: pa.Table, *columns: str) -> JobConfig:
     (home / "in").mkdir()
     pq.write_table(table, home / "in" / "a.parquet")
     config = demo_job(home / "in", home / "out").model_dump()
-    return JobConfig.of(config | {"source": {"path": str(home / "in"), "keep": list(columns)}})
+    return JobConfig.from_dict(config | {"source": {"path": str(home / "in"), "keep": list(columns)}})
 
 
 def test_a_source_without_one_good_row_still_has_both_folders(no_ray: None, tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def test_the_sidecars_of_img2dataset_are_no_shards(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{name}.parquet", {"key": ["0"], "url": ["u"]})
     source = listed(tmp_path)
     assert [shard.name for shard in source.shards] == ["00000.tar", "00001.tar"]
-    assert source.said.startswith("2 webdataset shards")
-    assert source.said.endswith("2 sidecars skipped")
+    assert source.description.startswith("2 webdataset shards")
+    assert source.description.endswith("2 sidecars skipped")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_format_that_is_not_there_says_what_is(mixed: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "nothing at"),
+        ([], "no files at"),
         (["a.jpg", "b.jpg", "c.json"], "found 2 .jpg, 1 .json there"),
         (["_SUCCESS"], "found only markers there"),
     ],
@@ -119,7 +119,7 @@ def test_a_folder_without_shards_says_what_it_holds(tmp_path: Path, names: list[
 
 
 def test_one_path_of_a_list_with_nothing_there_is_refused(mixed: Path) -> None:
-    assert "nothing at" in refusal([mixed / "0.tar", mixed / "9.tar"])
+    assert "no files at" in refusal([mixed / "0.tar", mixed / "9.tar"])
 
 
 def test_a_missing_bucket_is_a_source_error(s3: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import HfFileSystem
 
 from jobs.errors import SourceError, StorageError
-from jobs.sources import Unit
+from jobs.sources import ReadUnit
 from jobs.sources.discover import read
 from jobs.storage import Storage
 from jobs.storage import hub as hub_client
@@ -43,16 +43,16 @@ def test_shards_of_a_data_set_are_listed_and_read_in_place(hub: FakeHub, path: s
 
 
 def test_the_revision_is_pinned_to_its_commit(hub: FakeHub) -> None:
-    assert listed(f"{PLACE}/data").pinned.path == f"{PLACE}@{COMMIT}/data"
+    assert listed(f"{PLACE}/data").pinned_config.path == f"{PLACE}@{COMMIT}/data"
     hub.commit = OLDER
-    assert listed(f"{PLACE}/data").pinned.path == f"{PLACE}@{OLDER}/data"
+    assert listed(f"{PLACE}/data").pinned_config.path == f"{PLACE}@{OLDER}/data"
     assert "the hub" in refusal(f"{PLACE}@nowhere/data")
 
 
 def test_only_the_bytes_that_are_needed_cross_the_network(hub: FakeHub) -> None:
     source = listed(f"{PLACE}/data", where="id >= 35")
     hub.sent = 0
-    rows = sum(table.num_rows for one in source.shards for table in read(Storage(), source.layout, Unit(one)))
+    rows = sum(table.num_rows for one in source.shards for table in read(Storage(), source.layout, ReadUnit(one)))
     assert rows == 2 * (5 + 1)
     assert hub.sent < 2 * 400_000 * 0.6
 
@@ -61,7 +61,7 @@ def test_only_the_bytes_that_are_needed_cross_the_network(hub: FakeHub) -> None:
     ("path", "said"),
     [
         ("hf://datasets/owner/other", "not on the hub"),
-        ("hf://datasets/owner/name/nothing", "nothing at"),
+        ("hf://datasets/owner/name/nothing", "no files at"),
         ("hf://", "hf://"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Shards that are whole, but written by other hands than most: each has its rows, and none of them is lost."""
+"""Intact shards in unusual encodings: every row is read, none is lost."""
 
 import gzip
 import os
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.row_ranges import Coverage
-from jobs.sources import Unit
+from jobs.sources import ReadUnit
 from jobs.sources.discover import read
 from jobs.sources.webdataset import PEEK
 from jobs.storage import Storage
@@ -65,7 +65,7 @@ def test_a_tar_in_several_pieces_has_the_members_of_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["cut", "shorter", "longer before"])
 @pytest.mark.parametrize("form", ["parquet", "tar"])
 def test_a_shard_that_was_cut_when_half_of_it_was_done_can_be_completed(tmp_path: Path, form: str, how: str) -> None:
-    """`15 of 0 rows committed`, said every run, and that the next one would go on."""
+    """Every run reported `15 of 0 rows committed`, and no later run could complete the shard."""
     count = 6 if how == "shorter" else 12
     if form == "parquet":
         path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"] * count})
@@ -76,7 +76,7 @@ def test_a_shard_that_was_cut_when_half_of_it_was_done_can_be_completed(tmp_path
         path.write_bytes(path.read_bytes()[: 6 * 1536 if form == "tar" else -20])
     done, known = (((0, 3), (8, 9)), 0) if how != "longer before" else (((0, 3),), 9)
     source = listed(tmp_path)
-    raw = Raw(list(read(Storage(), source.layout, Unit(source.shards[0], None, done, known=known))))
+    raw = Raw(list(read(Storage(), source.layout, ReadUnit(source.shards[0], None, done, known_total=known))))
     whole = Coverage(done, known or None) | accounted(raw.tables)
     assert (whole.complete, whole.total) == (True, 9)
     assert any(end["_message"] for end in raw.ends)
@@ -93,7 +93,7 @@ def test_a_json_field_that_is_null_at_first_costs_no_row_later(tmp_path: Path) -
 
 
 def test_a_fraction_in_a_field_of_whole_numbers_is_a_reject_and_not_cut(tmp_path: Path) -> None:
-    """Kept as 0, and chosen by as 0, without a word: the first 64 samples had whole numbers."""
+    """The fraction was silently read as 0: the first 64 samples had whole numbers."""
     jsons = [about(score=1)] * PEEK + [about(score=0.9), about(score=2.0), about(score=float("nan"))]
     raw = of_jsons(tmp_path, *jsons, keep=["score"])
     assert (raw.rejects, raw.column("score")[-3:]) == ({64: "bad_metadata", 66: "bad_metadata"}, [None, 2, None])
@@ -108,14 +108,14 @@ def test_a_row_is_not_addressed_by_the_fields_it_is_chosen_by(tmp_path: Path) ->
 
 
 def test_a_row_that_is_chosen_by_text_that_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
-    """It was taken, as nobody could say that it was not meant, and had results like any other."""
+    """Such a row was selected and got results like any other."""
     lang = pa.array([b"en", b"\xff\xfe", b"de"], pa.binary()).view(pa.string())
     raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"x"] * 3, "lang": lang}), where="lang == 'en'")
     assert (raw.numbers, raw.rejects) == ([0, 1], {1: "bad_metadata"})
 
 
 def test_a_name_that_is_not_utf8_is_refused_before_the_run(tmp_path: Path) -> None:
-    """It ended as an UnicodeEncodeError where the parts of a job are told apart."""
+    """The run failed later, with a UnicodeEncodeError while it partitioned the shards."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [b"x"]})
     path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
-    assert r"\xff.parquet': its name is not UTF-8" in refusal(tmp_path)
+    assert r"\xff.parquet': the file name is not UTF-8" in refusal(tmp_path)

@@ -83,7 +83,7 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ({"x": [1]}, {}, "no column of image bytes, nor of urls; looked for image, jpg"),
+        ({"x": [1]}, {}, "no column of image bytes or urls; looked for image, jpg"),
         ({"image": ["a.jpg"]}, {}, "no column of image bytes"),
         ({"url": ["http://x"], "text": ["a"]}, {"format": "parquet"}, "has urls but no image bytes"),
         ({"jpg": [b"a"]}, {"image_column": "photo"}, "named 'photo' (source.image_column)"),
@@ -92,7 +92,7 @@ def test_null_images_of_img2dataset_are_rejects(tmp_path: Path) -> None:
         ({"jpg": [b"a"], "text": [5]}, {"text_column": "text"}, "column 'text' is int64, not text"),
         ({"jpg": [b"a"]}, {"text_column": "alt"}, "no column 'alt' (source.text_column)"),
         ({"jpg": [b"a"]}, {"key_column": "uid"}, "no column 'uid' (source.key_column)"),
-        ({"jpg": [b"a"], "id": [0.5]}, {"key_column": "id"}, "column 'id' is double, no id"),
+        ({"jpg": [b"a"], "id": [0.5]}, {"key_column": "id"}, "column 'id' is double, not an id"),
     ],
 )
 def test_a_layout_that_cannot_work_is_refused_before_the_run(
@@ -107,7 +107,7 @@ def test_a_column_that_cannot_serve_is_not_taken_unasked(tmp_path: Path) -> None
     """pandas makes ids with one null floats: such a corpus has no ids, and can be run all the same."""
     write_parquet(tmp_path / "0.parquet", {"jpg": [b"a"], "id": [0.5], "text": [5], "caption": ["a cat"]})
     layout = discover(Storage(), SourceConfig(path=str(tmp_path), keep=())).layout
-    assert (layout.key, layout.texts) == (None, ("caption",))
+    assert (layout.key, layout.text_names) == (None, ("caption",))
 
 
 def test_a_later_shard_without_a_column_is_named(tmp_path: Path) -> None:
@@ -127,15 +127,15 @@ def test_a_later_shards_narrower_numbers_become_the_first_ones_type(tmp_path: Pa
 @pytest.mark.parametrize(
     ("later", "said"),
     [
-        ({"width": ["wide"]}, "column 'width' is string, which is not int64 as in the first shard"),
-        ({"width": [[1]]}, "column 'width' is list<element: int64>, which is not int64"),
-        ({"jpg": ["a.jpg"]}, "column 'jpg' is string, which is not binary"),
-        ({"jpg": pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)}, "which is not binary as in the first shard"),
-        ({"text": [b"\xff"]}, "column 'text' is binary, which is not string"),
+        ({"width": ["wide"]}, "column 'width' is string, not int64 as in the first shard"),
+        ({"width": [[1]]}, "column 'width' is list<element: int64>, not int64"),
+        ({"jpg": ["a.jpg"]}, "column 'jpg' is string, not binary"),
+        ({"jpg": pa.array([{"bytes": b"a", "path": ""}], HF_IMAGE)}, "not binary as in the first shard"),
+        ({"text": [b"\xff"]}, "column 'text' is binary, not string"),
     ],
 )
 def test_a_later_shard_of_other_types_is_named(tmp_path: Path, later: dict[str, Any], said: str) -> None:
-    """Half a corpus would become rejects of shards that are whole."""
+    """Half a corpus of intact shards would become rejects."""
     first = {"jpg": [b"a"], "width": [1], "text": ["a"]}
     write_parquet(tmp_path / "0.parquet", first)
     write_parquet(tmp_path / "1.parquet", first | later)
@@ -187,7 +187,7 @@ def test_a_corrupt_row_group_that_is_read_again_gives_only_missing_rejects(tmp_p
 
 
 def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: Path) -> None:
-    """One changed byte of a page header, and Arrow takes the group for empty: the run can never be complete."""
+    """With one flipped byte in a page header, Arrow reads an empty group, and no run could complete the shard."""
     path = thirty(tmp_path / "0.parquet", "none")
     overwrite(path, "id", 1, lambda _: b"\x02")  # the page's type
     raw = read_one(path)
@@ -197,7 +197,7 @@ def test_a_row_group_that_ends_early_without_an_error_is_rejects_too(tmp_path: P
 
 @pytest.mark.parametrize("rows", [0, 5, 20, -10])
 def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, rows: int) -> None:
-    """One changed byte hides rows, or promises billions that each would become a reject."""
+    """One flipped byte hides rows, or claims billions that would each become a reject."""
     path = thirty(tmp_path / "0.parquet")
     promise = bytearray(path.read_bytes())
     (at,) = [match.start() for match in re.finditer(b"\x16\x14\x26", promise)][1:2]  # the second group's rows
@@ -205,13 +205,13 @@ def test_a_footer_that_contradicts_itself_is_a_damaged_shard(tmp_path: Path, row
     (tmp_path / "1.parquet").write_bytes(promise)
     raw = read_all(tmp_path)["1.parquet"]
     assert (raw.rows, raw.total) == ([], 0)
-    assert f"it says 30 rows, its row groups {20 + rows}" in raw.damage
+    assert f"it has 30 rows, its row groups {20 + rows}" in raw.damage
 
 
 def test_a_row_group_of_more_rows_than_the_footer_says_never_gives_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrow counts the values it finds: one row too many takes the number of the next group's first."""
+    """Arrow counts the values that it finds: an extra row would get the number of the next group's first row."""
     path = thirty(tmp_path / "0.parquet")
     monkeypatch.setattr(
         pq.ParquetFile,
@@ -235,7 +235,7 @@ def test_rows_that_are_done_are_left_out_and_the_others_keep_their_number(
 
 
 def test_blocks_have_a_bounded_number_of_rows_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group can be 1 GB; a worker's share of memory is not."""
+    """A row group can be 1 GB, more than a worker's share of memory."""
     path = write_parquet(tmp_path / "0.parquet", {"image": [os.urandom(1000) for _ in range(500)]})
     assert max(table.num_rows for table in read_one(path).tables) == BLOCK_ROWS
     monkeypatch.setattr(parquet, "BLOCK_BYTES", 20_000)
@@ -270,7 +270,7 @@ def test_text_that_is_not_utf8_is_bad_metadata(tmp_path: Path) -> None:
     """Arrow does not look into strings when it reads them: one bad caption would end the job."""
     raw = read_one(write_parquet(tmp_path / "0.parquet", {"image": [b"a", b"b"], "text": BAD}))
     assert raw.rejects == {1: "bad_metadata"}
-    assert raw.rows[1]["_message"] == "text is no valid string; text must be UTF-8"
+    assert raw.rows[1]["_message"] == "text is not a valid string; text must be UTF-8"
 
 
 @pytest.mark.parametrize(

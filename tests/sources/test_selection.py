@@ -1,4 +1,4 @@
-"""Choosing rows: what `where`, `sample` and `limit` take is right, everything else is accounted for and not read."""
+"""`where`, `sample` and `limit` select the right rows; all others are accounted for and not read."""
 
 import pickle
 from pathlib import Path
@@ -14,7 +14,7 @@ from jobs import schema
 from jobs.config import JobConfig, StorageConfig
 from jobs.errors import ConfigError, JobError
 from jobs.row_ranges import Coverage, Range, coverage_by_shard, subtract
-from jobs.sources import Source, Unit
+from jobs.sources import ReadUnit, Source
 from jobs.sources.discover import discover, read
 from jobs.sources.where import parse
 from jobs.storage import Storage
@@ -47,7 +47,7 @@ def shard(folder: Path, name: str = "0.parquet", group: int = 10) -> Path:
 
 
 def numbers(table: pa.Table, text: str) -> list[int]:
-    return [row for row, held in enumerate(parse(text).holds(table).to_pylist()) if held]
+    return [row for row, held in enumerate(parse(text).evaluate(table).to_pylist()) if held]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_every_row_is_selected_or_answered_for_whatever_was_done_before(
     assert rows == [n for n in whole.numbers if not any(a <= n < b for a, b in merged.ranges)]
 
 
-def units(source: Source, done: tuple[Range, ...], split: bool) -> list[Unit]:
+def units(source: Source, done: tuple[Range, ...], split: bool) -> list[ReadUnit]:
     (one,) = source.shards
     if not split:
-        return [Unit(one, None, done)]
-    return [Unit(one, tuple(range(3)), done, last=False), Unit(one, tuple(range(3, 10)), done)]
+        return [ReadUnit(one, None, done)]
+    return [ReadUnit(one, tuple(range(3)), done, last=False), ReadUnit(one, tuple(range(3, 10)), done)]
 
 
 @pytest.mark.parametrize("group", [1, 3, 1000])
@@ -140,7 +140,7 @@ def units(source: Source, done: tuple[Range, ...], split: bool) -> list[Unit]:
 def test_what_is_taken_does_not_depend_on_row_groups_and_their_statistics(
     tmp_path: Path, where: str, group: int
 ) -> None:
-    """Statistics do not know NaN, which so is null."""
+    """Statistics ignore NaN, which counts as null."""
     values = [2.0, 3.0, float("nan"), 5.0, 5.0, float("nan"), None, 0.5]
     write_parquet(tmp_path / "0.parquet", {"w": values, "image": [b"x"] * 8}, group=group)
     known = [None if w is None or w != w else w for w in values]
@@ -153,7 +153,7 @@ def test_what_is_taken_does_not_depend_on_row_groups_and_their_statistics(
 
 @pytest.mark.parametrize("where", ["id > 163208757263.5", "id > 0.5 and id != 163208757263", "id in (163208757264,)"])
 def test_statistics_that_do_not_fit_a_condition_rule_nothing_out(tmp_path: Path, where: str) -> None:
-    """A float and COYO's ids: every shard was taken for damaged, and so for empty."""
+    """Comparing COYO's ids with a float made every shard look damaged, and so empty."""
     write_parquet(tmp_path / "0.parquet", {"id": [163208757263, 163208757264], "image": [b"x"] * 2})
     raw = read_one(tmp_path, where=where)
     assert (raw.numbers, raw.damage) == ([1], "")
@@ -229,7 +229,7 @@ def test_a_selection_travels_to_other_processes(tmp_path: Path) -> None:
     shard(tmp_path)
     source = listed(tmp_path, where="n > 96", limit=2)
     again = pickle.loads(pickle.dumps(source))
-    assert [table.num_rows for table in read(Storage(), again.layout, Unit(again.shards[0]))][-1] == 1
+    assert [table.num_rows for table in read(Storage(), again.layout, ReadUnit(again.shards[0]))][-1] == 1
 
 
 def test_a_store_is_not_asked_for_what_no_selected_row_needs(s3: str, bucket: str, tmp_path: Path) -> None:
@@ -238,10 +238,12 @@ def test_a_store_is_not_asked_for_what_no_selected_row_needs(s3: str, bucket: st
     put_folder(tmp_path, bucket)
 
     def sent(where: str | None) -> int:
-        source = discover(storage, JobConfig.of({"source": {"path": bucket, "keep": [], "where": where}, **OUT}).source)
+        source = discover(
+            storage, JobConfig.from_dict({"source": {"path": bucket, "keep": [], "where": where}, **OUT}).source
+        )
         before = store.sent
         for one in source.shards:
-            list(read(storage, source.layout, Unit(one)))
+            list(read(storage, source.layout, ReadUnit(one)))
         return store.sent - before
 
     with FaultyS3(s3) as store:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.config import FetchConfig
-from jobs.sources import BLOCK_ROWS, Unit, urls
+from jobs.sources import BLOCK_ROWS, ReadUnit, urls
 from jobs.sources.discover import read
 from jobs.sources.lookup import read_rows as look_up
 from jobs.storage import Storage
@@ -82,12 +82,12 @@ def shards(tmp_path: Path, site: Site) -> Path:
 def tables(path: Path, done: tuple[tuple[int, int], ...] = (), **keys: Any) -> Raw:
     source = listed(path, **keys)
     (one,) = source.shards
-    return Raw(list(read(Storage(), source.layout, Unit(one, None, done), LOCAL)))
+    return Raw(list(read(Storage(), source.layout, ReadUnit(one, None, done), LOCAL)))
 
 
 def test_every_row_is_bytes_or_a_reject_with_its_reason(shards: Path) -> None:
     source = listed(shards, keep=["url"])
-    assert source.layout.format == source.pinned.format == "urls"
+    assert source.layout.format == source.pinned_config.format == "urls"
     raw = tables(shards, keep=["url"])
     assert sorted(raw.numbers) == list(range(ROWS))
     assert raw.rejects == {5: "http_404", 9: "no_image", 250: "http_404"}
@@ -102,7 +102,7 @@ def test_tables_hold_the_same_rows_each_time_and_a_slow_answer_holds_up_only_its
     source, wanted = listed(shards), {tuple(range(a, min(a + BLOCK_ROWS, ROWS))) for a in range(0, ROWS, BLOCK_ROWS)}
     site.slow.clear()
     found: list[tuple[int, ...]] = []
-    for table in read(Storage(), source.layout, Unit(source.shards[0]), LOCAL):
+    for table in read(Storage(), source.layout, ReadUnit(source.shards[0]), LOCAL):
         found += [tuple(table.column("row").to_pylist())] if table.num_rows > 1 else []
         if len(found) == len(wanted) - 1:
             site.slow.set()
@@ -121,7 +121,7 @@ def test_rows_that_are_done_or_not_selected_are_not_asked_for(shards: Path, site
 def test_images_that_wait_for_others_are_bounded_and_nothing_is_lost(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(urls, "_HELD", 1000)
+    monkeypatch.setattr(urls, "_MAX_HELD", 1000)
     raw = tables(shards)
     assert sorted(raw.numbers) == list(range(ROWS))
     assert accounted(raw.tables).complete
@@ -141,7 +141,7 @@ def test_urls_that_are_wanted_and_not_there_are_one_clear_error(tmp_path: Path) 
     assert "no column of urls" in refusal(tmp_path, format="urls")
     assert "source.url_column" in refusal(tmp_path, format="urls", url_column="link")
     write_parquet(tmp_path / "0.parquet", {"id": [1]})
-    assert "no column of image bytes, nor of urls" in refusal(tmp_path)
+    assert "no column of image bytes or urls" in refusal(tmp_path)
 
 
 def test_a_url_that_is_not_utf8_is_a_reject_also_where_it_is_not_kept(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A store that stumbles: what a moment heals is tried again, what is refused is said at once, and bytes are right."""
+"""An unreliable store: transient errors are retried, permanent errors are raised at once, and all bytes are right."""
 
 import errno
 import io
@@ -10,10 +10,10 @@ import pytest
 from jobs import storage as storing
 from jobs.config import SourceConfig, StorageConfig
 from jobs.demo import corpus
-from jobs.errors import JobError, SetAside, StorageError
+from jobs.errors import JobError, ShardsSetAside, StorageError
 from jobs.output.ledger import read as read_ledger
 from jobs.run import run
-from jobs.sources import Unit
+from jobs.sources import ReadUnit
 from jobs.sources.discover import discover
 from jobs.sources.discover import read as read_unit
 from jobs.storage import CHUNK, Storage, retry
@@ -29,8 +29,8 @@ DATA_BYTES = bytes(range(256)) * 4096  # 1 MiB
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No backoff in this process, neither ours nor the S3 client's; Ray's processes wait as they do."""
-    monkeypatch.setattr(retry, "_LONGEST", 0.0)
+    """No retry delays in this process, neither ours nor the S3 client's; Ray's workers are unaffected."""
+    monkeypatch.setattr(retry, "_MAX_DELAY", 0.0)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
 
 
@@ -91,7 +91,7 @@ def test_a_store_that_never_recovers_is_an_error_that_names_the_path(
 
 @pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "InvalidAccessKeyId"])
 def test_refused_credentials_are_said_at_once(bucket: str, proxy: FaultyS3, storage: Storage, code: str) -> None:
-    """An hour of retries with a token that has expired is an hour of GPUs that wait."""
+    """An hour of retries with an expired token would be an hour of idle GPUs."""
     Storage().put(f"{bucket}/x", DATA_BYTES)
     (entry,) = storage.find(f"{bucket}/x")
     rule = proxy.on("GET", r"/x$", error(403, code), first=2, times=None)
@@ -105,7 +105,7 @@ def test_refused_credentials_are_said_at_once(bucket: str, proxy: FaultyS3, stor
 
 @pytest.mark.parametrize("other", [DATA_BYTES[::-1], DATA_BYTES[: 1 << 19]], ids=["same size", "shorter"])
 def test_an_object_replaced_while_it_is_read_is_an_error(bucket: str, storage: Storage, other: bytes) -> None:
-    """Half of yesterday's shard and half of today's: rows with the images of others."""
+    """Mixing two versions of a shard would give rows the images of other rows."""
     Storage().put(f"{bucket}/x", DATA_BYTES)
     (entry,) = storage.find(f"{bucket}/x")
     stream = storage.open(entry)
@@ -129,12 +129,12 @@ def test_an_object_replaced_while_a_read_is_tried_again_is_an_error(
 def test_a_tar_streamed_through_lost_connections_gives_the_same_rows(
     bucket: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
 ) -> None:
-    """A stream of 0.5 GB loses its connection now and then; going on at a wrong offset is a damaged tar, or worse."""
+    """A stream of 0.5 GB loses its connection now and then; resuming at a wrong offset would damage the tar."""
     corpus.write_tars(tmp_path / "in", 1, 30)
     _pad(tmp_path / "in" / "00000.tar", 3 * CHUNK)
     put_folder(tmp_path / "in", f"{bucket}/in")
     source = discover(storage, SourceConfig(path=f"{bucket}/in"))
-    unit = Unit(source.shards[0])
+    unit = ReadUnit(source.shards[0])
     whole = list(read_unit(storage, source.layout, unit))
     assert sum(table.num_rows for table in whole) >= 30
     for request, offset in enumerate([0, 511, 512, CHUNK // 2], 1):
@@ -144,7 +144,7 @@ def test_a_tar_streamed_through_lost_connections_gives_the_same_rows(
 
 
 def _pad(tar: Path, size: int) -> None:
-    """One sample more, of noise, so that the tar takes several requests."""
+    """One more sample, of noise, so that the tar takes several requests."""
     with tarfile.open(tar, "a", format=tarfile.USTAR_FORMAT) as file:
         member = tarfile.TarInfo("999999999.jpg")
         member.size = size
@@ -170,7 +170,7 @@ def test_credentials_that_expire_mid_run_stop_it_and_the_next_run_goes_on(
     proxy.on("GET", r"/in/part-00001", error(403, "ExpiredToken"), times=None)
     with pytest.raises(JobError, match=r"part-00001\.parquet: access denied") as told:
         run(config)
-    assert not isinstance(told.value, SetAside)
+    assert not isinstance(told.value, ShardsSetAside)
     assert "credentials" in told.value.hint
     proxy.light()
     before = {obj.entry.path for obj in read_ledger(Storage(), config.output.path).objects}
@@ -186,14 +186,14 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match="No space left on device") as told:
         Storage().put(str(tmp_path / "x"), b"x")
-    assert told.value.hint.startswith("make room")
+    assert told.value.hint.startswith("free some space")
 
 
 def test_a_shard_that_is_refused_can_be_set_aside_and_done_later(
     no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """One object with a broken ACL must not hold up 10,000 others, nor be forgotten."""
+    """One object with a broken ACL must not block 10,000 others, and must not be forgotten."""
     from jobs.cli import DAMAGED, main
 
     config = tiny_job(bucket, proxy, unreadable_shards="set_aside")

@@ -1,4 +1,4 @@
-"""What a listing finds, where names and folders are unusual."""
+"""Listings of folders with unusual names, links and other writers."""
 
 import threading
 from pathlib import Path
@@ -17,7 +17,7 @@ def names(path: Path) -> list[str]:
 
 
 def test_shards_behind_a_linked_folder_are_found_once(tmp_path: Path) -> None:
-    """Two of three shards were left out without a word, and _SUCCESS was written."""
+    """Two of three shards were silently left out, and _SUCCESS was written."""
     corpus.write_parquet(tmp_path / "elsewhere", 2, 3)
     corpus.write_parquet(tmp_path / "in", 1, 3)
     (tmp_path / "in" / "sub").symlink_to(tmp_path / "elsewhere")
@@ -33,14 +33,16 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["out[1]", "out?", "out{a,b}"])
 def test_the_jobs_own_folder_is_no_pattern(tmp_path: Path, name: str) -> None:
-    """Such an output never completed, and grew with every run: its objects were written and never found."""
+    """Such an output never completed: each run wrote its objects again, because the listing missed them."""
     storage = Storage()
     storage.put(f"{tmp_path}/{name}/rows/part.parquet", b"x")
-    assert [entry.path for entry in storage.tree(f"{tmp_path}/{name}/rows")] == [f"{tmp_path}/{name}/rows/part.parquet"]
+    assert [entry.path for entry in storage.list_files(f"{tmp_path}/{name}/rows")] == [
+        f"{tmp_path}/{name}/rows/part.parquet"
+    ]
 
 
 def test_a_listing_is_whole_while_others_write(tmp_path: Path) -> None:
-    """Parts of a job on one disk took the output for empty: what another wrote was gone under its first name."""
+    """Parts of a job on one disk saw an empty output: a temporary file of another part vanished during the listing."""
     corpus.write_parquet(tmp_path, 100, 1)
     over = threading.Event()
 
@@ -67,7 +69,7 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
 
 
 def test_two_may_delete_the_same_at_once(tmp_path: Path) -> None:
-    """Parts that began together tried the output with one file, and all but one of them failed."""
+    """Parts that started together tested the output with the same file, and all but one of them failed."""
     Storage().put(f"{tmp_path}/x", b"")
     Storage().delete(f"{tmp_path}/x")
     Storage().delete(f"{tmp_path}/x")

@@ -1,4 +1,4 @@
-"""A stream of an object: what is asked for before it is needed, and what happens when that goes wrong."""
+"""ReadAheadFile: what it requests ahead, and what happens when a request fails."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The same verbs locally and on S3, and an error that says what to do where a path cannot be reached."""
+"""The same operations work locally and on S3; an unreachable path is an error with a hint."""
 
 import gc
 import pickle
@@ -12,14 +12,14 @@ import pytest
 from jobs.config import StorageConfig
 from jobs.errors import StorageError
 from jobs.storage import CHUNK, Storage
-from jobs.storage.paths import absolute, expand_braces, fixed_folder, join_path
+from jobs.storage.paths import absolute, base_folder, expand_braces, join_path
 
 TREE = ["a/0.tar", "a/1.tar", "a/deep/2.tar", "a/notes.txt", "ab/0.tar", "b/0.tar"]
 
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder of the test's own, on either kind of storage."""
+    """A new folder, on either kind of storage."""
     return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("bucket"))
 
 
@@ -47,7 +47,7 @@ def test_what_was_put_is_there_until_it_is_deleted(place: str) -> None:
 @pytest.mark.parametrize("size", [0, 5, 2 * CHUNK + 5])
 def test_an_object_that_is_written_in_pieces_is_there_when_it_is_whole(place: str, size: int) -> None:
     path, pieces = join_path(place, "new", "x"), [bytes([number]) * (size // 5) for number in range(5)]
-    with Storage().writing(path) as file:
+    with Storage().open_for_writing(path) as file:
         for piece in pieces:
             file.write(piece)
             assert not Storage().exists(path)
@@ -56,10 +56,10 @@ def test_an_object_that_is_written_in_pieces_is_there_when_it_is_whole(place: st
 
 @pytest.mark.parametrize("size", [5, CHUNK + 1])
 def test_an_object_whose_writer_fails_is_not_there_and_the_one_before_stays(place: str, size: int) -> None:
-    """Half a file under the name of a whole one is what a resumed join would count as done."""
+    """A resumed join would count a half-written file as done."""
 
     def fail(name: str) -> None:
-        with Storage().writing(join_path(place, "deep", name)) as file:
+        with Storage().open_for_writing(join_path(place, "deep", name)) as file:
             file.write(b"x" * size)
             raise ZeroDivisionError
 
@@ -96,13 +96,13 @@ def test_find_takes_folders_files_globs_and_braces(tree: str, pattern: str, foun
 def test_find_takes_braces_that_name_one_file(tree: str) -> None:
     """A corpus of one shard, or the last piece of a split job."""
     assert names(tree, "a/{0..0}.tar") == ["a/0.tar"]
-    with pytest.raises(StorageError, match=r"a/9\.tar: named by the braces and not there"):
+    with pytest.raises(StorageError, match=r"a/9\.tar: not found, but named by the braces"):
         Storage().find(join_path(tree, "a/{9..9}.tar"))
 
 
 def test_an_object_that_braces_name_and_that_is_missing_is_an_error(tree: str) -> None:
-    """A typo in a range would leave out shards without a word."""
-    with pytest.raises(StorageError, match=r"a/2\.tar: named by the braces and not there"):
+    """A typo in a range would silently leave out shards."""
+    with pytest.raises(StorageError, match=r"a/2\.tar: not found, but named by the braces"):
         Storage().find(join_path(tree, "a/{0..2}.tar"))
 
 
@@ -125,7 +125,7 @@ def test_links_to_folders_are_no_files(tmp_path: Path) -> None:
 
 
 def test_an_object_that_was_replaced_since_it_was_listed_is_not_read(place: str) -> None:
-    """Half of one and half of another is no shard."""
+    """Two versions of a shard must not be mixed."""
     Storage().put(join_path(place, "x"), b"older")
     (entry,) = Storage().find(join_path(place, "x"))
     assert Storage().read_range(entry, 1, 3) == b"ld"
@@ -137,7 +137,7 @@ def test_an_object_that_was_replaced_since_it_was_listed_is_not_read(place: str)
 def test_of_several_that_put_a_new_object_one_does(place: str) -> None:
     path = join_path(place, "new", "x")
     with ThreadPoolExecutor(8) as pool:
-        put = list(pool.map(lambda n: Storage().put_new(path, b"%d" % n), range(8)))
+        put = list(pool.map(lambda n: Storage().put_if_absent(path, b"%d" % n), range(8)))
     assert put.count(True) == 1
     assert Storage().read(path) == b"%d" % put.index(True)
 
@@ -149,11 +149,11 @@ def test_a_new_object_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(StorageError, match="File too large"):
-            Storage().put_new(str(path), bytes(100_000))
+            Storage().put_if_absent(str(path), bytes(100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
-    assert [Storage().put_new(str(path), data) for data in (b"a", b"b")] == [True, False]
+    assert [Storage().put_if_absent(str(path), data) for data in (b"a", b"b")] == [True, False]
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"a")]
 
 
@@ -174,7 +174,7 @@ def test_an_open_object_reads_at_any_place(tree: str) -> None:
 
 
 def test_a_folder_is_fetched_with_its_subfolders(tree: str, tmp_path: Path) -> None:
-    Storage().fetch_folder(join_path(tree, "a"), str(tmp_path / "copy"))
+    Storage().download_folder(join_path(tree, "a"), str(tmp_path / "copy"))
     assert (tmp_path / "copy/deep/2.tar").read_bytes() == b"a/deep/2.tar"
     assert len(list((tmp_path / "copy").rglob("*.*"))) == 4
 
@@ -237,12 +237,12 @@ def test_a_missing_bucket_is_named(s3: str, pattern: str) -> None:
 
 
 def test_reading_a_missing_object_is_an_error(place: str) -> None:
-    with pytest.raises(StorageError, match="missing: not there"):
+    with pytest.raises(StorageError, match="missing: not found"):
         Storage().read(join_path(place, "missing"))
 
 
 def test_an_unreachable_endpoint_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.storage.retry._LONGEST", 0.0)
+    monkeypatch.setattr("jobs.storage.retry._MAX_DELAY", 0.0)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
     storage = Storage(StorageConfig(endpoint_url="http://127.0.0.1:9"))
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9") as caught:
@@ -276,12 +276,12 @@ def test_braces_expand_as_in_a_shell() -> None:
 
 def test_names_are_relative_to_what_comes_before_a_pattern() -> None:
     folders = {"s3://b/x/": "s3://b/x", "s3://b/x/{0..9}/*.tar": "s3://b/x", "/data/a*/b": "/data", "file:///d": "/d"}
-    assert {path: fixed_folder(path) for path in folders} == folders
-    assert fixed_folder("*.tar") == absolute(".")
+    assert {path: base_folder(path) for path in folders} == folders
+    assert base_folder("*.tar") == absolute(".")
 
 
 def test_uploads_that_nobody_will_finish_are_ended(bucket: str) -> None:
-    """The parts of a killed writer are seen by nobody, and billed for ever."""
+    """The parts of a killed writer are invisible, but billed until they are aborted."""
     import s3fs
 
     fs, name = s3fs.S3FileSystem(), bucket.removeprefix("s3://")

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from jobs.config import AlignConfig, VitConfig
 from jobs.models import Model, Results, Spec, dual, vit
-from jobs.models.batching import FixedSize, Placement
+from jobs.models.batching import FixedSize, InferenceOptions
 from jobs.models.weights import DEMO_WEIGHTS as DEMO
-from jobs.models.weights import pin
+from jobs.models.weights import resolve_weights
 from jobs.storage import Storage
 
 torch.set_num_threads(1)  # these networks are so small that a second thread only costs
@@ -78,7 +78,7 @@ def _pickled(folder: Path, state: dict[str, torch.Tensor]) -> Path:
 
 def spec(kind: str, name: str | Path = "demo", dtype: str = "float32", **options: Any) -> Spec:
     """The checkpoint as a job's plan describes it."""
-    weights, folder = pin(kind, str(name), None, Storage())
+    weights, folder = resolve_weights(kind, str(name), None, Storage())
     if kind == "vit":
         return vit.describe(VitConfig(weights=str(name), **options), weights, folder)
     return dual.describe(AlignConfig(weights=str(name), **options), weights, folder, dtype)
@@ -90,11 +90,11 @@ def load(kind: str, name: str | Path = "demo", dtype: str = "float32", **options
 
 
 def held(described: Spec, folder: Path) -> Model:
-    return on(described, folder, Placement(torch.device("cpu"), torch.float32, FixedSize()))
+    return on(described, folder, InferenceOptions(torch.device("cpu"), torch.float32, FixedSize()))
 
 
-def on(described: Spec, folder: Path, device: Placement) -> Model:
-    loaded = vit.Labeller if described.kind == "vit" else dual.Embedder
+def on(described: Spec, folder: Path, device: InferenceOptions) -> Model:
+    loaded = vit.ImageClassifier if described.kind == "vit" else dual.DualEncoder
     return loaded(described, str(folder), device)
 
 

@@ -62,7 +62,7 @@ def write_output(
     given = [change(one) for one in (map(row, range(rows)) if isinstance(rows, int) else rows)]
     raw = schema.raw(key or pa.int64(), [pa.field(name, kind) for name, kind in kept.items()])
     columns = schema.annotated(raw, list(results))
-    config = JobConfig.of({"source": {"path": f"{path}-in", "keep": list(kept)}, "output": {"path": str(path)}})
+    config = JobConfig.from_dict({"source": {"path": f"{path}-in", "keep": list(kept)}, "output": {"path": str(path)}})
     about = {"run": "r1", "job": identity.fingerprint(config), "version": "0", "key": key_column}
     writer = Writer(Storage(), str(path), columns, (_spec(),), about)
     identity.claim_output(Storage(), config)
@@ -81,7 +81,7 @@ def write_output(
 
 def read(path: object) -> pa.Table:
     """Every Parquet file below a folder, in the order of their names."""
-    found = [entry for entry in Storage().tree(str(path)) if entry.path.endswith(".parquet")]
+    found = [entry for entry in Storage().list_files(str(path)) if entry.path.endswith(".parquet")]
     return pa.concat_tables([pq.read_table(Storage().open(entry)).replace_schema_metadata() for entry in found])
 
 
@@ -93,6 +93,6 @@ def _spec() -> Spec:
         scale=Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
         fields=RESULTS,
         labels=NAMES,
-        about={"weights": "demo", "revision": "sha256:0", "classes": len(NAMES)},
+        metadata={"weights": "demo", "revision": "sha256:0", "classes": len(NAMES)},
         options={},
     )

@@ -18,7 +18,7 @@ from cluster.local import Session
 from cluster.nodes import Node
 from jobs.config import JobConfig
 from jobs.driver.coordinator import Coordinator, CoordinatorHandle
-from jobs.driver.resources import Resources, settle
+from jobs.driver.resources import Resources, wait_for_resources
 from jobs.driver.run_state import RunState
 from jobs.driver.tasks import Task
 from jobs.errors import JobError
@@ -38,7 +38,7 @@ def without_ray() -> Iterator[None]:
     """`jobs.run.run` needs no Ray, and starts none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.run.local", SimpleNamespace(session=_session))
-        patch.setattr("jobs.run.reserved", _reserved)
+        patch.setattr("jobs.run.reserve_resources", _reserved)
         patch.setattr("jobs.run.Pipeline", InProcess)
         patch.setattr("jobs.run.Metrics", lambda *_: _Unseen())
         yield
@@ -78,7 +78,7 @@ class InProcess:
 class _Unseen:
     """Metrics that nobody looks at."""
 
-    def show(self, state: RunState) -> None:
+    def update(self, state: RunState) -> None:
         pass
 
 
@@ -98,7 +98,7 @@ def _files(tables: Iterator[pa.Table], rows: int) -> Iterator[list[pa.Table]]:
 def _reserved(
     run: str, config: JobConfig, session: Session, tell: Callable[[str, float], None]
 ) -> Iterator[tuple[Resources, CoordinatorHandle]]:
-    yield settle(config.compute, config.output, session, tell), Coordinator()
+    yield wait_for_resources(config.compute, config.output, session, tell), Coordinator()
 
 
 @contextmanager

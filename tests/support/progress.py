@@ -3,7 +3,7 @@
 from collections import Counter
 
 from jobs.driver.coordinator import Coordinator
-from jobs.driver.progress import Progress, progress
+from jobs.driver.progress import Progress, measure
 from jobs.driver.run_state import RunState
 from jobs.driver.tasks import Work
 from jobs.errors import Stage
@@ -26,4 +26,4 @@ def after(source: int, annotated: int, finished: int = 0) -> RunState:
 
 
 def now(seen: RunState, work: Work, seconds: float, state: str = "running") -> Progress:
-    return progress(run="r1", state=state, seen=seen, work=work, seconds=seconds)
+    return measure(run="r1", state=state, seen=seen, work=work, seconds=seconds)

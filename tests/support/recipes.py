@@ -17,14 +17,14 @@ def demo_job(source: str | Path, output: str | Path, **sections: Any) -> JobConf
     }
     for name, keys in sections.items():
         tree[name] = {**tree.get(name, {}), **keys}
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def small_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
     """Small batches and files, so that there are many objects. A decoder that paints exactly starts without torch."""
     tree = demo_job(source, output, compute={"batch_size": 8, "canvas": "exact"}, **sections).model_dump()
     tree["output"]["rows_per_file"] = 8
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)
 
 
 def tiny_job(bucket: str, proxy: FaultyS3, out: str = "out", **limits: object) -> JobConfig:
@@ -33,4 +33,4 @@ def tiny_job(bucket: str, proxy: FaultyS3, out: str = "out", **limits: object) -
     job = demo_job(f"{bucket}/in", f"{bucket}/{out}", storage=reach, limits=limits, compute={"batch_size": 4})
     tree = job.model_dump()
     tree["models"]["align"], tree["output"]["rows_per_file"] = None, 6
-    return JobConfig.of(tree)
+    return JobConfig.from_dict(tree)

@@ -16,7 +16,7 @@ SPEC = Spec(
     scale=Scale((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
     fields=tuple(schema.labels()),
     labels=("cat", "dog"),
-    about={"weights": "demo", "revision": "sha256:0"},
+    metadata={"weights": "demo", "revision": "sha256:0"},
     options={},
 )
 

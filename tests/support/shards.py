@@ -15,7 +15,7 @@ from jobs import schema
 from jobs.config import JobConfig
 from jobs.errors import SourceError
 from jobs.row_ranges import Coverage, Range
-from jobs.sources import Source, Unit
+from jobs.sources import ReadUnit, Source
 from jobs.sources.discover import discover, read
 from jobs.storage import Storage
 
@@ -64,13 +64,13 @@ def listed(path: Any, **keys: Any) -> Source:
     """A source, as a recipe names it; nothing is kept unless the test says so."""
     where = [str(one) for one in path] if isinstance(path, list) else str(path)
     tree = {"source": {"path": where, "keep": [], **keys}, "output": {"path": "out"}}
-    return discover(Storage(), JobConfig.of(tree).source)
+    return discover(Storage(), JobConfig.from_dict(tree).source)
 
 
 def read_all(path: Any, done: tuple[Range, ...] = (), **keys: Any) -> dict[str, Raw]:
     """Every shard of a source, by name."""
     source = listed(path, **keys)
-    return {s.name: Raw(list(read(Storage(), source.layout, Unit(s, None, done)))) for s in source.shards}
+    return {s.name: Raw(list(read(Storage(), source.layout, ReadUnit(s, None, done)))) for s in source.shards}
 
 
 def read_one(path: Any, done: tuple[Range, ...] = (), **keys: Any) -> Raw:
