@@ -265,7 +265,7 @@ class Storage:
                 f"{path}: access denied ({exc.__cause__ or exc})", "check the credentials and the bucket's policy"
             ) from exc
         except FileNotFoundError as exc:
-            raise StorageError(f"{path}: not found ({exc})", "check the name of the bucket and the path") from exc
+            raise StorageError(f"{path}: not found ({exc})", "check the bucket's name and the path") from exc
         except ProfileNotFound as exc:
             raise StorageError(f"{path}: {exc}", "check AWS_PROFILE") from exc
         except (BotoCoreError, ClientError) as exc:

@@ -102,7 +102,7 @@ def test_an_output_inside_the_source_is_code_1(
     code, err = fails(capsys, "run", recipe, "--set", f"output.path={scenes_parquet}{below}")
     assert code == 1
     assert "lies inside the source" in err
-    assert "  hint: results would be read as input" in err
+    assert "  hint: name a folder outside the source, or results would be read as input" in err
     assert sorted(scenes_parquet.rglob("*")) == before
 
 

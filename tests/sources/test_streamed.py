@@ -154,5 +154,5 @@ def test_a_data_set_that_was_cut_into_other_pieces_since_is_refused(tmp_path: Pa
         made().to_parquet(tmp_path / "d" / "data" / f"train-{number:05}.parquet")
     writer(tmp_path / "out").write(batch(good("train-00000-of-00001", 0)), "p.parquet")
     tree = {"dataset": {"name": str(tmp_path / "d")}, "keep": []}
-    with pytest.raises(OutputError, match=r"train-00000-of-00001, and .* has other shards now"):
+    with pytest.raises(OutputError, match=r"train-00000-of-00001, but .* has other shards now"):
         run(JobConfig.from_dict({"source": tree, "output": {"path": str(tmp_path / "out")}}))

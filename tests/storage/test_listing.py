@@ -64,7 +64,7 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
     """git-annex and DVC leave such links where a file was not fetched."""
     corpus.write_parquet(tmp_path, 1, 3)
     (tmp_path / "part-00001.parquet").symlink_to("/nowhere/else")
-    with pytest.raises(SourceError, match=r"00001\.parquet: a link to /nowhere/else, which is not"):
+    with pytest.raises(SourceError, match=r"00001\.parquet: a link to /nowhere/else, which does not exist"):
         discover(Storage(), SourceConfig(path=f"{tmp_path}/{pattern}".rstrip("/")))
 
 

@@ -224,7 +224,7 @@ def test_an_s3_path_without_a_bucket_is_refused(path: str, tmp_path: Path, monke
 
 @pytest.mark.parametrize("path", ["gs://bucket/x", "https://host/x", "hdfs://x"])
 def test_a_path_of_another_kind_is_refused(path: str) -> None:
-    with pytest.raises(StorageError, match=r"local paths, s3:// and hf:// are"):
+    with pytest.raises(StorageError, match=r"use a local path, s3:// or hf://"):
         Storage().find(path)
 
 
