@@ -3,8 +3,6 @@
 Permanent errors, such as refused credentials or a missing object, are raised at once.
 """
 
-import random
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +10,7 @@ import aiohttp
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as S3ConnectionError
 from fsspec.exceptions import FSTimeoutError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 ATTEMPTS = 4  # each includes the client's own retries, about 30 s: a store may be away for two minutes
 _FIRST_DELAY, _MAX_DELAY = 0.25, 16.0  # seconds
@@ -28,14 +27,13 @@ class ShortRead(OSError):
 
 def with_retries(call: Callable[[], Result]) -> Result:
     """Call until it succeeds, at most ATTEMPTS times. Raises permanent errors at once, a transient one at the end."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except (OSError, ClientError, *_CONNECTION_ERRORS) as exc:
-            if attempt == ATTEMPTS - 1 or not is_transient(exc):
-                raise
-            time.sleep(random.uniform(0, min(_MAX_DELAY, _FIRST_DELAY * 2**attempt)))
-    raise AssertionError("unreachable")
+    retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=_FIRST_DELAY, max=_MAX_DELAY),
+        reraise=True,
+    )
+    return retrying(call)
 
 
 def is_transient(exc: BaseException) -> bool:
