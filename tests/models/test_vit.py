@@ -160,7 +160,7 @@ def test_no_mask_stands_before_attention_when_a_model_is_compiled() -> None:
         masks.extend(node.kwargs.get("attn_mask") for node in attention)
         return graph.forward
 
-    compiled: Any = torch.compile(cast(Any, load("vit"))._top, backend=seen, dynamic=False)
+    compiled: Any = torch.compile(cast(Any, load("vit"))._top_classes, backend=seen, dynamic=False)
     with torch.inference_mode():
         compiled(noise(2))
     torch.compiler.reset()

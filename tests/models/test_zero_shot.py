@@ -149,7 +149,7 @@ def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
         ("", "label 1 is empty"),
         ("a\n\nb\n", "label 2 is empty"),
         ("a\nb\n\n", "label 3 is empty"),
-        ("cat\ndog\ncat \n", "label 3, 'cat', is label 1 again"),
+        ("cat\ndog\ncat \n", "label 3, 'cat', repeats label 1"),
         ("Käse".encode("latin-1"), "not UTF-8 text"),
     ],
 )
