@@ -4,19 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint types quick docs picture clean
+.PHONY: demo test bench lint types quick soak docs picture clean
 
 demo: $(READY)
 	$(BIN)/coyo-jobs demo demo
 
+# Two workers: tests wait more than they compute. What each of them gets: tests/support/scheduling.py.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+# Everything that needs neither Ray nor minutes.
 quick: $(READY)
-	$(BIN)/pytest -m "not slow" -x
+	$(PYTEST) -m "not ray and not slow and not soak" -x
+
+# By hand, before a release: every crash window through Ray, the image, and a job that is killed again and again.
+soak: $(READY)
+	$(BIN)/pytest -m soak
+	$(BIN)/python -m benchmarks.kill_soak soak
 
 # A site of static files in site/; the reference in it is made from the code.
 docs: $(READY)
@@ -45,4 +54,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo site .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site soak .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

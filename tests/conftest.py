@@ -5,18 +5,25 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from jobs.config import JobConfig
 from jobs.demo import corpus
-from jobs.storage import Storage
+from tests.support.faulty_s3 import FaultyS3
+from tests.support.processes import until
+from tests.support.shards import put_folder
 
+# Deadlines and health checks of hypothesis count seconds: a busy machine would fail them.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+RAY = {"ray_session", "head", "growing"}  # fixtures
 PHOTOS = Path(__file__).parents[2] / "shared" / "corpus"
 
 
@@ -32,6 +39,15 @@ def ray_session(s3: str) -> Iterator[None]:
     )  # fmt: skip
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def no_ray() -> Iterator[None]:
+    """A run takes place in this process."""
+    from tests.support.in_process import without_ray  # which imports all that a run does
+
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +90,20 @@ def bucket(s3: str, request: pytest.FixtureRequest) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture
+def proxy(s3: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3) as running:
+        yield running
+
+
+@pytest.fixture
+def given(bucket: str, tmp_path: Path) -> list[tuple[str, int]]:
+    """Two shards of 12 rows at <bucket>/in; the address of each row."""
+    corpus.write_parquet(tmp_path / "in", 2, 12)
+    put_folder(tmp_path / "in", f"{bucket}/in")
+    return [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(12)]
+
+
 @pytest.fixture(scope="session")
 def scenes_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three Parquet shards of 40 demo scenes each, some rows broken."""
@@ -98,40 +128,31 @@ def photos() -> Path:
     return PHOTOS
 
 
-def demo_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
-    """A job with the embedded checkpoints; exact canvases, because decoders that need no torch start seconds sooner."""
-    tree: dict[str, Any] = {
-        "source": {"path": str(source)},
-        "compute": {"canvas": "exact"},
-        "models": {"vit": {"weights": "demo"}, "align": {"weights": "demo"}},
-        "output": {"path": str(output)},
-    }
-    for name, keys in sections.items():
-        tree[name] = {**tree.get(name, {}), **keys}
-    return JobConfig.from_dict(tree)
-
-
-def put_folder(folder: Path, to: str) -> None:
-    """Copy local files below a folder to s3://."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            Storage().put(f"{to}/{path.relative_to(folder)}", path.read_bytes())
-
-
 def _wait_for(endpoint: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(endpoint, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(f"the S3 server at {endpoint} did not come up")
+    def answers() -> bool:
+        with suppress(OSError):
+            urllib.request.urlopen(endpoint, timeout=60).close()
+            return True
+        return False
+
+    until(answers)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.support.scheduling import ByNeighbours
+
+    return ByNeighbours(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a typo should not wait for a cluster."""
+    """Quick tests first: a typo should not wait for a cluster; then the longest, so that all workers end together."""
 
     def cost(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("slow") is not None, "ray_session" in getattr(item, "fixturenames", ())
+        ray, slow = (item.get_closest_marker(name) is not None for name in ("ray", "slow"))
+        return ray or slow, not slow
 
+    for item in items:
+        if RAY & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
     items.sort(key=cost)

@@ -1,4 +1,4 @@
-"""docker/ says what pyproject.toml says. With COYO_JOBS_BUILD_IMAGE=1 the image is built too, which takes minutes."""
+"""docker/ says what pyproject.toml says. `make soak` builds the image too, which takes minutes."""
 
 import importlib.util
 import os
@@ -117,12 +117,10 @@ def test_the_folder_does_not_hide_the_docker_sdk() -> None:
     assert FOLDER not in Path(found.origin).parents
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_the_image_builds_and_runs() -> None:
     """COYO_JOBS_BUILD_ARGS has what buildah needs beside, such as --build-arg BASE=... where there is no registry."""
-    if os.environ.get("COYO_JOBS_BUILD_IMAGE") != "1":
-        pytest.skip("takes minutes: COYO_JOBS_BUILD_IMAGE=1 builds the image")
     if not shutil.which("buildah") or os.geteuid():
         pytest.skip("needs root and Debian's buildah")
     tag = f"coyo-jobs:{__version__}-cpu"

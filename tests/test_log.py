@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,15 +14,11 @@ from jobs.cli import main
 from jobs.driver import progress
 from jobs.errors import ClusterError
 from jobs.log import LOGGER, say, to_stderr
-from tests.conftest import demo_job
-from tests.driver.test_progress import FRESH, after, now
+from tests.support.events import events
+from tests.support.progress import FRESH, after, now
+from tests.support.recipes import demo_job
 
 ROOT = Path(__file__).parents[1]
-
-
-def events(err: str) -> list[dict[str, Any]]:
-    """Parse every line; each must be an event."""
-    return [json.loads(line) for line in err.splitlines()]
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":

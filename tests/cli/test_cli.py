@@ -15,7 +15,7 @@ from cluster import local
 from jobs.cli import main
 from jobs.config import JobConfig
 from jobs.recipe import load_recipe
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +107,7 @@ def test_an_output_inside_the_source_is_code_1(
 
 
 def test_an_output_that_a_recursive_glob_finds_is_code_1(
-    capsys: pytest.CaptureFixture[str], recipe: Path, scenes_parquet: Path, tmp_path: Path, ray_session: None
+    capsys: pytest.CaptureFixture[str], recipe: Path, scenes_parquet: Path, tmp_path: Path
 ) -> None:
     """The first run went well; every run after it died on its own rejects/, for good."""
     (tmp_path / "in").mkdir()
@@ -166,7 +166,7 @@ def test_a_head_that_is_gone_is_told_at_once(
 
 
 def test_a_run_says_what_it_did_on_stdout_and_set_counts(
-    capfd: pytest.CaptureFixture[str], recipe: Path, ray_session: None, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], recipe: Path, no_ray: None, tmp_path: Path
 ) -> None:
     command = ["run", str(recipe), "--set", "models.vit.top_k=2", "--set", "models.align=null"]
     assert main(command) == 0
@@ -181,6 +181,7 @@ def test_a_run_says_what_it_did_on_stdout_and_set_counts(
     assert "already complete" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_of_a_run_is_two_lines_too(scenes_parquet: Path, tmp_path: Path) -> None:
     """A hundred lines of frames hid the one that says which shard lacks which column."""
     (tmp_path / "in").mkdir()

@@ -2,25 +2,17 @@
 
 import asyncio
 import contextlib
-import io
-import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
-from urllib.error import HTTPError
 
 import pytest
 from cryptography import x509
@@ -28,57 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from jobs import __version__
-from jobs.cli import main
-from tests.end_to_end.test_stopping import ENVIRONMENT, ROOT, processes
-
-TOKEN = "5a1f0c9b7d3e48268f10b2c4d6e8fa02"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A head: where its job server is, plain and behind TLS, whom to trust for that, and where its logs are."""
-
-    plain: str
-    secure: str
-    trust: Path
-    logs: Path
-
-    def start(
-        self, *words: object, env: Mapping[str, str] | None = None, of: str = __version__
-    ) -> "subprocess.Popen[str]":
-        """`coyo-jobs WORDS` of a version in a process of its own, with the cluster and its token in the environment."""
-        command = f"import jobs; jobs.__version__ = {of!r}; from jobs.cli import entry; entry()"
-        where = {"RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.plain}
-        return subprocess.Popen(
-            [sys.executable, "-c", command, *map(str, words)],
-            env={**ENVIRONMENT, **where, **(env or {})}, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE,
-        )  # fmt: skip
-
-    def answers(self, path: str) -> Any:
-        """What the dashboard's own pages ask it."""
-        asked = urllib.request.Request(self.plain + path, headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            return json.load(answer)
-
-    def says(self, *words: object, code: int = 0) -> str:
-        """What a command prints here and now. The token is a header: this process may have a Ray with another."""
-        header = json.dumps({"Authorization": f"Bearer {TOKEN}"})
-        out = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            patch.setenv("RAY_JOB_HEADERS", header)
-            patch.setenv("RAY_API_SERVER_ADDRESS", self.plain)
-            given = main([str(word) for word in words])
-        assert given == code, out.getvalue()
-        return out.getvalue()
-
-
-def ended(process: "subprocess.Popen[str]", code: int) -> str:
-    """All it said, when it has ended with this code."""
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return out + err
+from tests.support.heads import TOKEN, Place
+from tests.support.processes import ENVIRONMENT, free_port, processes, until
 
 
 @pytest.fixture(scope="package")
@@ -156,19 +99,14 @@ def _certificate(trust: Path) -> Path:
     return both
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(url: str) -> None:
     """Until it lists its jobs: it answers earlier than it takes one."""
     asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(asked, timeout=5).close()
-            return
-        except (HTTPError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(f"the head at {url} did not come up")
+
+    def lists() -> bool:
+        with contextlib.suppress(OSError):  # an HTTPError is one
+            urllib.request.urlopen(asked, timeout=60).close()
+            return True
+        return False
+
+    until(lists)

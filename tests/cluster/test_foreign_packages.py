@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from jobs.demo import corpus
-from tests.cluster.conftest import TOKEN, Place
-from tests.conftest import demo_job
+from tests.support.heads import TOKEN, Place
+from tests.support.recipes import demo_job
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("RAY_")}
@@ -48,7 +48,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def said(cwd: Path, *command: object, env: Mapping[str, str] = CHECKOUT, code: int = 0) -> str:
     """What a command prints that ends with this code."""
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import losses
-from tests.cluster.hosts import ROOT, Host, HostError, network, unavailable, until
+from tests.support import losses
+from tests.support.hosts import ROOT, Host, HostError, network, unavailable, until
 
 _OWNER = """
 import time
-from tests.cluster.hosts import network
+from tests.support.hosts import network
 with network() as made:
     made.boot("one").start("sleep", "1000")
     print(made.folder, flush=True)
@@ -67,17 +67,17 @@ def test_a_host_is_apart_and_its_link_and_its_power_can_be_cut() -> None:
         made.cut(one)
         assert hears(two, "one") == hears(one, "two") == SILENT
         made.heal(one)
-        assert hears(two, "one") == REFUSED
+        until(lambda: hears(two, "one") == REFUSED, "the link is up again")
 
         sleeping = one.start("sleep", "1000")
         one.kill()
-        assert sleeping.wait(5) != 0
+        assert sleeping.wait(240) != 0
         assert hears(two, "one") == SILENT
         with pytest.raises(HostError, match="one is down"):
             one.run("true")
         again = made.boot("one")
         assert again.run("bash", "-c", look).split()[:5] == ["one", "/dev/shm:", f"{again.disk}:", "log", "mine"]
-        assert hears(two, "one") == REFUSED
+        until(lambda: hears(two, "one") == REFUSED, "the host is up again")
 
 
 def test_nothing_is_left_of_hosts_when_their_owner_fails_or_is_killed() -> None:
@@ -104,13 +104,13 @@ def test_nothing_is_left_of_hosts_when_their_owner_fails_or_is_killed() -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    until(lambda: not left_of(folder), "all of them end", 10)
+    until(lambda: not left_of(folder), "all of them end")
     shutil.rmtree(folder)  # only files are left, and no mount
     assert {link.name for link in links.iterdir()} <= before
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1200)
 def test_a_job_goes_on_while_its_cluster_loses_hosts_and_gets_new_ones() -> None:
     """The host that annotates falls silent, and comes back with what it had in flight when Ray has given it up; then
     the other one dies. Every row is there once, and who submitted it from a third host gets code 0."""

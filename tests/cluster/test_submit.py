@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from jobs.cli import main
-from jobs.commands.verify import show, verify
 from jobs.demo import corpus
-from jobs.output.layout import FOLDERS, SUBMITTED
+from jobs.output.layout import SUBMITTED
 from jobs.storage import Storage
-from tests.cluster.conftest import TOKEN, Place, ended
-from tests.conftest import demo_job, put_folder
-from tests.end_to_end.test_run import addresses, read, small_job
-from tests.end_to_end.test_stopping import until
+from tests.support.heads import TOKEN, Place, ended
+from tests.support.outputs import check_whole, read, rows_of
+from tests.support.processes import until
+from tests.support.recipes import demo_job, small_job
+from tests.support.shards import put_folder
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +56,7 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
     shown = json.loads(head.says("status", listed[0][0], "--json"))["output"]["parts"][0]["run"]
     (dataset,) = head.answers(f"/api/data/datasets/{head.answers(f'/api/jobs/{listed[0][0]}')['job_id']}")["datasets"]
     assert (dataset["dataset"].startswith(f"{shown}_"), dataset["state"]) == (True, "FINISHED")
-    given = [(f"part-{shard:05d}.parquet", row) for shard in range(6) for row in range(80)]
-    assert addresses(*(read(output, folder) for folder in FOLDERS)) == given
-    checks = verify(output, deep=True)
-    assert all(check.ok for check in checks), show(checks)
+    check_whole(output, rows_of(6, 80))
 
     written = [Storage().read(entry.path).decode() for entry in Storage().list_files(f"{output}/{SUBMITTED}")]
     assert {yaml.safe_load(text)["output"]["path"] for text in written} == {output}
@@ -73,7 +70,7 @@ def test_a_job_on_s3_is_submitted_stopped_and_gone_on_with(head: Place, bucket: 
 def run(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str]]:
     """Runs a recipe; its exit code, and all it said."""
     if request.param == "here":
-        request.getfixturevalue("ray_session")
+        request.getfixturevalue("no_ray")
 
         def here(recipe: Path) -> tuple[int, str]:
             return main(["run", str(recipe)]), "".join(capfd.readouterr())
@@ -83,7 +80,7 @@ def run(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Ca
 
     def there(recipe: Path) -> tuple[int, str]:
         process = head.start("submit", recipe, "--shared-paths", "--wait")
-        said = "".join(process.communicate(timeout=240))
+        said = "".join(process.communicate(timeout=500))
         return process.returncode, said
 
     return there

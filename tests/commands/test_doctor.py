@@ -8,7 +8,8 @@ from cluster.survey import Machine, survey
 from jobs.cli import main
 from jobs.commands import doctor
 from jobs.commands.doctor import Finding, examine
-from tests.conftest import demo_job, put_folder
+from tests.support.recipes import demo_job
+from tests.support.shards import put_folder
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0"}
 

@@ -10,7 +10,7 @@ from jobs.cli import main
 from jobs.commands.plan import forecast
 from jobs.config import JobConfig
 from jobs.errors import SourceError
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 def job(source: Path, output: Path, **keys: Any) -> JobConfig:

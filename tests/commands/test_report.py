@@ -11,14 +11,16 @@ from jobs.errors import OutputError
 from jobs.output.finished import FinishedOutput
 from jobs.output.layout import JOB
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.in_process import without_ray
+from tests.support.recipes import demo_job
 
 
 @pytest.fixture(scope="module")
-def output(s3: str, ray_session: None, scenes_parquet: Path) -> str:
-    """Finished; shared with the tests of readers and demo, where running it again does nothing."""
+def output(scenes_parquet: Path) -> str:
+    """Finished; other tests of this worker may share it: running it again does nothing."""
     out = str(scenes_parquet.with_name("out"))
-    run(demo_job(scenes_parquet, out))
+    with without_ray():
+        run(demo_job(scenes_parquet, out))
     return out
 
 

@@ -15,22 +15,23 @@ import pytest
 from jobs.cli import USAGE_ERROR, main
 from jobs.commands import retry as retrying
 from jobs.commands.retry import drop_rejects, retry
-from jobs.commands.verify import show, verify
+from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.driver import lease
 from jobs.output.identity import load_job
-from jobs.output.layout import FOLDERS
 from jobs.run import run
 from jobs.storage import Storage
-from tests.end_to_end.test_run import addresses, read, small_job
-from tests.output.test_writer import bad, batch, writer
+from tests.support.in_process import without_ray
+from tests.support.outputs import check_whole, rows_of
+from tests.support.recipes import small_job
+from tests.support.rows import bad, batch, writer
 
 GARBAGE = {0: b"<html>gone</html>", 7: b"", 8: b"<html>gone</html>"}
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """2 shards of 20 good rows, of which three each are not: rows 0 and 8 not_an_image, row 7 empty."""
     folder = tmp_path_factory.mktemp("retry") / "job"
     corpus.write_parquet(folder / "in", 2, 20)
@@ -39,12 +40,13 @@ def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Job
         images = [GARBAGE.get(row, good) for row in range(20)]
         replace(path, images)
     config = small_job(folder / "in", folder / "out", limits={"after_rows": 3})
-    assert run(config).reasons == {"not_an_image": 4, "empty": 2}
+    with without_ray():
+        assert run(config).reasons == {"not_an_image": 4, "empty": 2}
     return config
 
 
 @pytest.fixture
-def job(finished: JobConfig, tmp_path: Path) -> Iterator[JobConfig]:
+def job(no_ray: None, finished: JobConfig, tmp_path: Path) -> Iterator[JobConfig]:
     """As it was, for each test: in its own place, since where the source is belongs to a job's identity."""
     folder = Path(finished.output.path).parent
     shutil.copytree(folder, tmp_path / "whole")
@@ -65,13 +67,6 @@ def mend(config: JobConfig) -> None:
         replace(path, [images[1]] * len(images))
 
 
-def check(config: JobConfig) -> None:
-    given = [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(20)]
-    assert addresses(*(read(config.output.path, folder) for folder in FOLDERS)) == given
-    checks = verify(config.output.path, deep=True)
-    assert all(check.ok for check in checks), show(checks)
-
-
 def test_only_the_named_reasons_are_computed_again(job: JobConfig) -> None:
     """A fixed decoder must not cost the 700 million rows that were fine."""
     before = {path: path.stat().st_mtime_ns for path in Path(job.output.path).glob("rows/*.parquet")}
@@ -79,14 +74,14 @@ def test_only_the_named_reasons_are_computed_again(job: JobConfig) -> None:
     summary = retry(job.output.path, ["not_an_image"])
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
     assert before.items() <= {p: p.stat().st_mtime_ns for p in Path(job.output.path).glob("rows/*.parquet")}.items()
-    check(job)
+    check_whole(job.output.path, rows_of(2, 20))
 
 
 def test_rows_that_fail_again_are_rejects_again(job: JobConfig) -> None:
     """All of them did, and that so many rows were rejects stopped the run: "is this the right input?"."""
     summary = retry(job.output.path, ["not_an_image", "empty"])
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (34, {"not_an_image": 4, "empty": 2}, 6)
-    check(job)
+    check_whole(job.output.path, rows_of(2, 20))
 
 
 def test_without_such_rejects_nothing_happens(job: JobConfig) -> None:
@@ -103,7 +98,7 @@ def test_an_unknown_reason_is_a_wrong_command(job: JobConfig, capsys: pytest.Cap
     told = capsys.readouterr().err
     assert "not_a_image: no such reason" in told
     assert "not_an_image" in told
-    check(job)
+    check_whole(job.output.path, rows_of(2, 20))
 
 
 def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConfig) -> None:
@@ -114,10 +109,10 @@ def test_a_retry_that_is_killed_after_it_forgot_is_completed_by_run(job: JobConf
     assert not Storage().exists(f"{job.output.path}/_SUCCESS")
     summary = run(job)
     assert (summary.rows, summary.reasons, summary.run["rows"]) == (38, {"empty": 2}, 4)
-    check(job)
+    check_whole(job.output.path, rows_of(2, 20))
 
 
-def test_a_damaged_shard_is_whole_again_once_its_file_is(ray_session: None, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_whole_again_once_its_file_is(no_ray: None, tmp_path: Path) -> None:
     """A restored shard could not be had: the output was "complete", with ten rows of twenty, for ever."""
     corpus.write_tars(tmp_path / "in", 2, 20)
     path = tmp_path / "in" / "00001.tar"

@@ -25,7 +25,7 @@ from jobs.output import identity
 from jobs.output.layout import JOB, SUBMITTED
 from jobs.recipe import load_recipe
 from jobs.storage import Storage
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 @dataclass(frozen=True)

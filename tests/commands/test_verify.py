@@ -17,19 +17,21 @@ from jobs.demo import corpus, scenes
 from jobs.output import footer
 from jobs.recipe import load_recipe
 from jobs.run import run
-from tests.end_to_end.test_run import small_job
+from tests.support.in_process import without_ray
+from tests.support.recipes import small_job
 
 Damage = Callable[[Path], None]
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """in/ with 2 shards of 40 rows, out/ with several objects of each kind."""
     folder = tmp_path_factory.mktemp("verify")
     corpus.write_parquet(folder / "in", 2, 40)
     align = {"weights": "demo", "pooled": True, "zero_shot": {"labels": scenes.LABELS, "templates": TEMPLATES}}
-    run(small_job(folder / "in", folder / "out", models={"align": align}))
+    with without_ray():
+        run(small_job(folder / "in", folder / "out", models={"align": align}))
     return folder
 
 

@@ -10,7 +10,7 @@ from jobs.demo import corpus, scenes
 from jobs.demo.score import measure_accuracy
 from jobs.demo.show import run_demo
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
@@ -29,7 +29,7 @@ def test_labels_and_retrieval_are_right_on_pictures_never_trained_on(
 
 
 def test_show_leaves_a_recipe_an_output_and_a_picture(
-    s3: str, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    s3: str, no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_demo(str(tmp_path), 2, 20)
     (out,) = tmp_path.glob("out*")

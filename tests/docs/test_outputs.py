@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
-from tests.docs.pages import ROOT, Block, blocks
+from tests.support.pages import ROOT, Block, blocks
 
 _SAME = (
     (r"/\S*/demo/", "demo/"),  # wherever it was run

@@ -15,7 +15,7 @@ import yaml
 from docs.generate.reference import parsers, sections
 from jobs import cli
 from jobs.config import JobConfig
-from tests.docs.pages import ROOT, Block, anchors, blocks, inline, links, pages, prose, text_of
+from tests.support.pages import ROOT, Block, anchors, blocks, inline, links, pages, prose, text_of
 
 _OTHERS = {"docker", "kubectl", "ray", "pip", "source"}  # programs that are not ours
 _REQUIRED: dict[str, dict[str, Any]] = {"source": {"path": "s3://bucket/coyo"}, "output": {"path": "s3://bucket/out"}}

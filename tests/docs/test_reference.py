@@ -14,7 +14,7 @@ from jobs import cli, log, schema
 from jobs.driver import prometheus
 from jobs.errors import Reason
 from jobs.output import identity
-from tests.docs.pages import ROOT, pages, text_of
+from tests.support.pages import ROOT, pages, text_of
 
 CODE = sorted([*ROOT.glob("jobs/**/*.py"), *ROOT.glob("cluster/**/*.py")])
 REFERENCE = ROOT / "docs" / "reference"

@@ -13,7 +13,7 @@ import pytest
 from jobs.driver.coordinator import Coordinator, Instruction, StopSignal, count_rows
 from jobs.driver.run_state import BlockId
 from jobs.errors import Stage
-from tests.output.test_writer import bad, batch, end, good
+from tests.support.rows import bad, batch, end, good
 
 DECODE, ANNOTATE = Stage.DECODE, Stage.ANNOTATE
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ def lease(folder: Path, run: str, part: Partition | None = None) -> Lease:
 
 
 def left_behind(folder: Path, **about: Any) -> None:
-    """A lease of run `old`, which lives here for another minute, where `about` says nothing else."""
-    holder = {"run": "old", "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + 60}
+    """A lease of run `old`, which lives here for another hour, where `about` says nothing else."""
+    holder = {"run": "old", "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + 3600}
     (folder / "_lease.json").write_text(json.dumps(holder | about))
 
 
@@ -75,9 +76,11 @@ def test_runs_that_may_write_the_same_shards_do_not_run_at_once(
         lease(tmp_path, "new", wanted).acquire()
 
 
-@pytest.mark.parametrize("dead", [{"until": time.time() - 1}, {"pid": gone()}], ids=["expired", "killed"])
-def test_the_lease_of_a_dead_run_is_taken(tmp_path: Path, dead: dict[str, Any]) -> None:
-    left_behind(tmp_path, **dead)
+@pytest.mark.parametrize(
+    "dead", [lambda: {"until": time.time() - 1}, lambda: {"pid": gone()}], ids=["expired", "killed"]
+)
+def test_the_lease_of_a_dead_run_is_taken(tmp_path: Path, dead: Callable[[], dict[str, Any]]) -> None:
+    left_behind(tmp_path, **dead())
     lease(tmp_path, "new").acquire()
     assert holder(tmp_path) == "new"
 

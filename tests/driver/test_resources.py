@@ -12,8 +12,7 @@ from jobs.driver import resources
 from jobs.driver.remote import NodeWatcher
 from jobs.driver.resources import InsufficientResources, Resources, choose_resources
 from jobs.errors import ClusterError
-
-OUTPUT = OutputConfig(path="out")
+from tests.support.nodes import HEAD, OUTPUT, cpu, gpu
 
 
 def decided(cpus: int, there: int, **compute: Any) -> Resources:
@@ -109,17 +108,6 @@ def test_actors_leave_a_core_for_decode_and_a_sliver_for_writes(cpus: int, gpus:
         return  # said so: fine too
     assert got.decode_cpus >= 1
     assert got.actors * got.actor_cpus + got.decode_cpus + 0.25 <= cpus
-
-
-def gpu(gpus: int = 1, cpus: int = 4, **labels: str) -> Node:
-    return Node("gpu", cpus, gpus, labels, key="gpu")
-
-
-def cpu(cpus: int = 4, **labels: str) -> Node:
-    return Node("cpu", cpus, 0, labels, key="cpu")
-
-
-HEAD = Node("head", 0)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jobs.driver.tasks import Work
 from jobs.errors import ClusterError, OutputError
 from jobs.log import to_stderr
 from jobs.storage import Storage
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from jobs.row_ranges import Coverage
 from jobs.sources import Layout, ReadUnit, Shard, Source
 from jobs.sources.discover import read
 from jobs.storage import Entry, Storage
-from tests.sources import Raw, listed, overwrite, write_parquet
+from tests.support.shards import Raw, listed, overwrite, write_parquet
 
 MB = 1 << 20
 PINNED = SourceConfig(path="/none")

@@ -1,6 +1,5 @@
 """How long a run waits for nodes that are coming, and for what other runs on its cluster have."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from jobs.config import ComputeConfig
 from jobs.driver import resources
 from jobs.driver.resources import Resources, wait_for_resources
 from jobs.errors import ClusterError
-from tests.driver.test_resources import HEAD, OUTPUT, cpu, gpu
+from tests.support.nodes import HEAD, OUTPUT, cpu, gpu
 
 
 class Growing:
@@ -56,10 +55,8 @@ def test_nothing_is_asked_for_when_all_is_there(asked: list[Any]) -> None:
 
 
 def test_patience_ends_and_the_request_with_it(asked: list[Any]) -> None:
-    began = time.monotonic()
     with pytest.raises(ClusterError, match="Ray sees 0") as caught:
         settled(Growing(cpu()), gpus=1, wait_seconds=0.2)
-    assert time.monotonic() - began < 5
     assert "compute.wait_seconds" in caught.value.hint
     assert asked[-1] == []
 

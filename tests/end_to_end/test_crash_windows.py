@@ -1,11 +1,12 @@
 """A job may die at any write. Each window is walked through: the store goes away right before the k-th write, or right
-after it with the answer lost; the same command must then complete the output, each row once and nothing half."""
+after it with the answer lost; the same command must then complete the output, each row once and nothing half.
+
+All windows without Ray, which has no part in them; one of each kind with it, and all of them in `make soak`.
+"""
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,46 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import schema
-from jobs.commands.verify import show, verify
 from jobs.config import JobConfig
-from jobs.demo import corpus
 from jobs.errors import JobError, ShardsSetAside
 from jobs.output import footer, ledger
-from jobs.output.layout import FOLDERS
 from jobs.run import run
 from jobs.sources.discover import discover
 from jobs.storage import Entry, Storage
-from tests.conftest import demo_job, put_folder
-from tests.end_to_end.test_run import addresses, read
-from tests.faulty_s3 import Exchange, Fault, FaultyS3, error, first, lose_answer
+from tests.support.faulty_s3 import DENIED, Exchange, Fault, FaultyS3, first, lose_answer
+from tests.support.outputs import check_whole
+from tests.support.processes import retire_workers
+from tests.support.recipes import tiny_job
 
 ROOT = Path(__file__).parents[2]
 DATA = r"/out[^/]*/(rows|rejects)/|/_job\.yaml"
 LAST = r"/_(labels|summary)\.json|/_SUCCESS"
-DENIED = error(403, "AccessDenied")  # nobody tries that again: the run ends at once, like a process that is gone
-
-
-@pytest.fixture
-def proxy(s3: str) -> Iterator[FaultyS3]:
-    with FaultyS3(s3) as running:
-        yield running
-
-
-@pytest.fixture
-def given(bucket: str, tmp_path: Path) -> list[tuple[str, int]]:
-    """Two shards of 12 rows at <bucket>/in; the address of each row."""
-    corpus.write_parquet(tmp_path / "in", 2, 12)
-    put_folder(tmp_path / "in", f"{bucket}/in")
-    return [(f"part-{shard:05d}.parquet", row) for shard in range(2) for row in range(12)]
-
-
-def tiny_job(bucket: str, proxy: FaultyS3, out: str = "out", **limits: object) -> JobConfig:
-    """One model, and an object for about each shard."""
-    reach = {"endpoint_url": proxy.endpoint, "anonymous": True, "region": "us-east-1"}
-    job = demo_job(f"{bucket}/in", f"{bucket}/{out}", storage=reach, limits=limits, compute={"batch_size": 4})
-    tree = job.model_dump()
-    tree["models"]["align"], tree["output"]["rows_per_file"] = None, 6
-    return JobConfig.from_dict(tree)
 
 
 def before(proxy: FaultyS3, spared: str) -> Fault:
@@ -75,31 +50,29 @@ Window = Callable[[FaultyS3, str], Fault]
 WINDOWS = pytest.mark.parametrize("window", [before, after], ids=["before", "after"])
 
 
-def fails_at(proxy: FaultyS3, config: JobConfig, path: str, window: Window, k: int) -> bool:
-    """Run into the window of the k-th write; whether there was one. The lease alone stays reachable: its process,
-    the one that runs these tests, lives on, and so it would not be taken for dead."""
+def fails_at(proxy: FaultyS3, config: JobConfig, path: str, window: Window, k: int) -> JobError | None:
+    """Run into the window of the k-th write; the run's error, or None if it makes fewer writes. The lease alone stays
+    reachable: its process, the one that runs these tests, lives on, and so it would not be taken for dead."""
     rule = proxy.on("PUT", path, window(proxy, "_lease"), first=k)
     try:
         run(config)
-    except JobError:
+    except JobError as exc:
         assert rule.seen >= k
-        return True
+        return exc
     finally:
         proxy.light()
-    return False
+        retire_workers()
+    return None
 
 
-def check(config: JobConfig, given: list[tuple[str, int]]) -> None:
-    rows, rejects = (read(config.output.path, folder) for folder in FOLDERS)
-    assert addresses(rows, rejects) == given
-    checks = verify(config.output.path, deep=True)
-    assert all(check.ok for check in checks), show(checks)
+@pytest.fixture(params=["in process", pytest.param("on Ray", marks=pytest.mark.soak)])
+def anywhere(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("no_ray" if request.param == "in process" else "ray_session")
 
 
-@pytest.mark.slow
 @WINDOWS
 def test_a_run_that_dies_at_any_write_of_rows_is_completed_by_the_next(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, window: Window
+    anywhere: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, window: Window
 ) -> None:
     """Spot instances end between any two requests. To the store, before one is after the one before it: one will do."""
     k = 1
@@ -109,13 +82,13 @@ def test_a_run_that_dies_at_any_write_of_rows_is_completed_by_the_next(
         assert not Storage().exists(f"{config.output.path}/_SUCCESS")
         ledger.read(Storage(), config.output.path)  # raises at an object that is not whole
         run(config)
-        check(config, given)
+        check_whole(config.output.path, given)
         k += 1
     assert k >= (4 if window is after else 2)  # the recipe, and at least two objects of rows
 
 
 def test_a_run_that_dies_at_any_write_of_the_end_is_completed_by_the_next(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     """_SUCCESS before _summary.json would be a finished job that says nothing; and no row is computed twice."""
     config = tiny_job(bucket, proxy)
@@ -132,11 +105,11 @@ def test_a_run_that_dies_at_any_write_of_the_end_is_completed_by_the_next(
             run(config)
             assert all(map(Storage().exists, marks))
             assert proxy.asked("PUT", DATA) == proxy.asked("GET", r"/in/part-00001") == 0
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_shards_that_are_done_are_not_asked_for_again(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     """Going on with 7 of 10 TB done must not read them again: that is a day, and money."""
     config = tiny_job(bucket, proxy, unreadable_shards="set_aside")
@@ -150,11 +123,11 @@ def test_shards_that_are_done_are_not_asked_for_again(
     proxy.forget()
     run(config)
     assert proxy.asked("GET", r"/in/part-00001") == 0
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_what_an_orphan_writes_late_is_removed(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     """A write of a dead run may be under way in the network for a while, and land when its rows are computed again."""
     other = tiny_job(bucket, proxy, "other")
@@ -165,11 +138,11 @@ def test_what_an_orphan_writes_late_is_removed(
     summary = run(config)
     assert summary.rows + summary.rejects == len(given)
     assert not set(map(name, orphans)) & set(map(name, Storage().find(f"{config.output.path}/rows")))
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def test_what_an_orphan_wrote_before_a_run_was_planned_is_removed_too(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     """The run that should have removed it was killed as well; the next ones must not be refused for ever."""
     config = tiny_job(bucket, proxy)
@@ -178,7 +151,7 @@ def test_what_an_orphan_wrote_before_a_run_was_planned_is_removed_too(
     adopt(orphans[:1], f"{config.output.path}/rows", "late-")
     Storage().delete(f"{config.output.path}/_SUCCESS")
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)
 
 
 def adopt(objects: list[Entry], folder: str, prefix: str = "") -> None:
@@ -196,49 +169,38 @@ def name(entry: Entry) -> str:
     return entry.path.rpartition("/")[2]
 
 
-def test_the_lease_of_a_dead_process_blocks_nobody(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, tmp_path: Path
-) -> None:
-    """A run whose store went away cannot give its lease back; waiting 60 s for it would be in every restart."""
-    config = tiny_job(bucket, proxy)
-    (tmp_path / "job.yaml").write_text(config.to_yaml())
-    proxy.on("PUT", r"/out/rows/", after(proxy, "^$"))
-    died = subprocess.run(
-        [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-    )  # fmt: skip
-    assert (died.returncode, died.stdout) == (1, ""), died.stderr
-    proxy.light()
-    left = json.loads(Storage().read(f"{config.output.path}/_lease.json"))
-    assert left["until"] > 0
-    run(config)
-    check(config, given)
-
-
 def test_the_error_that_stopped_a_run_is_the_one_it_ends_with(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
-    """Somebody who is told that _progress.json cannot be written looks in the wrong place."""
+    """Somebody who is told that _progress.json cannot be written looks in the wrong place. Nor can the lease be given
+    back: it is that of a process which ends, and blocks nobody."""
+    config = tiny_job(bucket, proxy)
     proxy.on("PUT", r"/out/rows/", before(proxy, "^$"))
     with pytest.raises(JobError, match=r"/rows/part-"):
-        run(tiny_job(bucket, proxy))
-
-
-def test_an_error_in_a_task_is_told_without_a_traceback(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The one line that says what to do is lost below 200 lines of Ray's internals."""
-    proxy.on("PUT", r"/out/rows/", DENIED, times=None)
-    with pytest.raises(JobError, match=r"/rows/part-"):
-        run(tiny_job(bucket, proxy))
-    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []
+        run(config)
+    left = json.loads(Storage().read(f"{config.output.path}/_lease.json"))
+    assert left["pid"] == os.getpid()
 
 
 def test_a_run_is_not_refused_by_its_own_lease(
-    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
+    no_ray: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3
 ) -> None:
     """The store wrote the lease, and its answer was lost: the second try finds the first one's object."""
     proxy.on("PUT", r"/_lease", lose_answer)
     config = tiny_job(bucket, proxy)
     run(config)
-    check(config, given)
+    check_whole(config.output.path, given)
+
+
+def test_a_run_on_ray_that_dies_at_a_write_is_completed_by_the_next(
+    ray_session: None, bucket: str, given: list[tuple[str, int]], proxy: FaultyS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One window of each kind. What is told is the one line that says what to do, not 200 lines of Ray's internals."""
+    config = tiny_job(bucket, proxy)
+    for window in (before, after):
+        error = fails_at(proxy, config, r"/out/rows/", window, 1)
+        assert "/rows/part-" in str(error)
+        assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []
+        assert not Storage().exists(f"{config.output.path}/_SUCCESS")
+    run(config)
+    check_whole(config.output.path, given)

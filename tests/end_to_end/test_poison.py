@@ -18,7 +18,8 @@ from jobs.cli import DONE
 from jobs.config import JobConfig
 from jobs.demo import corpus
 from jobs.sources import BLOCK_ROWS
-from tests.end_to_end.test_run import addresses, read, small_job
+from tests.support.outputs import addresses, read
+from tests.support.recipes import small_job
 
 ROOT = Path(__file__).parents[2]
 ROWS = 5 * BLOCK_ROWS
@@ -69,7 +70,7 @@ def start(folder: Path, config: JobConfig) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-m", "jobs", "run", str(folder / "job.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env={**environment, "PYTHONPATH": str(folder / "plugin")}, timeout=280,
+        env={**environment, "PYTHONPATH": str(folder / "plugin")}, timeout=500,
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.run import run
-from tests.conftest import demo_job
+from tests.support.in_process import without_ray
+from tests.support.recipes import demo_job
 
 DIM = 128
 COLUMNS = ["shard", "row", "key", "url", "width", "height", "labels", "label_probs"]
@@ -17,9 +18,10 @@ COLUMNS += ["image_embedding", "text_embedding", "similarity"]
 
 
 @pytest.fixture(scope="module")
-def output(s3: str, ray_session: None, scenes_parquet: Path) -> Path:
+def output(scenes_parquet: Path) -> Path:
     out = scenes_parquet.with_name("out")
-    run(demo_job(scenes_parquet, out))
+    with without_ray():
+        run(demo_job(scenes_parquet, out))
     return out
 
 

@@ -1,6 +1,6 @@
 """The main job from end to end: every row of the source comes out exactly once, whatever happens on the way.
 
-The same tests run on folders and on S3, on Parquet shards and on tars.
+The same tests run on folders and on S3, on Parquet shards and on tars, with Ray and without.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -26,8 +25,11 @@ from jobs.demo import corpus
 from jobs.errors import Reason
 from jobs.output.summary import Summary
 from jobs.run import run
-from jobs.storage import Storage
-from tests.conftest import demo_job, put_folder
+from tests.support.in_process import without_ray
+from tests.support.outputs import addresses, objects, read
+from tests.support.processes import cut_down
+from tests.support.recipes import small_job
+from tests.support.shards import put_folder
 
 ADDRESS = {"shard": "string", "row": "int32"}
 TYPES = {
@@ -46,13 +48,6 @@ class Finished:
     given: dict[tuple[str, int], tuple[Any, ...]]
 
 
-def small_job(source: str | Path, output: str | Path, **sections: Any) -> JobConfig:
-    """Small batches and files, so that there are many objects. A decoder that paints exactly starts without torch."""
-    tree = demo_job(source, output, compute={"batch_size": 8, "canvas": "exact"}, **sections).model_dump()
-    tree["output"]["rows_per_file"] = 8
-    return JobConfig.from_dict(tree)
-
-
 def given(form: str, shards: int, count: int) -> dict[tuple[str, int], tuple[Any, ...]]:
     """What a drawn source holds, by address: key, url, width and height. Tars have no sample for a failed download."""
     found: dict[tuple[str, int], tuple[Any, ...]] = {}
@@ -64,12 +59,25 @@ def given(form: str, shards: int, count: int) -> dict[tuple[str, int], tuple[Any
     return found
 
 
-@pytest.fixture(scope="module", params=["parquet-local", "parquet-s3", "tars-local", "tars-s3"])
+def here(form: str, where: str) -> Any:
+    return pytest.param((form, where, without_ray), id=f"{form}-{where}")
+
+
+def on_ray(form: str, where: str) -> Any:
+    return pytest.param((form, where, contextlib.nullcontext), id=f"{form}-{where}-ray", marks=pytest.mark.ray)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[here("parquet", "s3"), here("tars", "local"), on_ray("parquet", "local"), on_ray("tars", "s3")],
+)
 def finished(
-    s3: str, ray_session: None, scenes_parquet: Path, scenes_tars: Path, tmp_path_factory: pytest.TempPathFactory,
+    s3: str, scenes_parquet: Path, scenes_tars: Path, tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Finished:  # fmt: skip
-    form, where = request.param.split("-")
+    form, where, running = request.param
+    if running is not without_ray:
+        request.getfixturevalue("ray_session")
     folder = {"parquet": scenes_parquet, "tars": scenes_tars}[form]
     if where == "local":
         config = small_job(folder, tmp_path_factory.mktemp(form) / "out")
@@ -79,7 +87,8 @@ def finished(
         # Ray's processes may be older than the server and lack its credentials.
         reach = {"endpoint_url": s3, "anonymous": True, "region": "us-east-1"}
         config = small_job(f"s3://run-{form}/in", f"s3://run-{form}/out", storage=reach)
-    return Finished(form, config.output.path, run(config), given(form, 3, 40))
+    with running():
+        return Finished(form, config.output.path, run(config), given(form, 3, 40))
 
 
 def _public(bucket: str) -> None:
@@ -87,23 +96,6 @@ def _public(bucket: str) -> None:
     fs.mkdir(bucket)
     everything = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": [f"arn:aws:s3:::{bucket}/*"]}
     fs.call_s3("put_bucket_policy", Bucket=bucket, Policy=json.dumps({"Statement": [everything]}))
-
-
-def read(out: str, folder: str) -> pa.Table:
-    entries = [entry for entry in Storage().find(f"{out}/{folder}") if entry.path.endswith(".parquet")]
-    return pa.concat_tables([pq.read_table(Storage().open(entry)) for entry in entries])
-
-
-def addresses(*tables: pa.Table) -> list[tuple[str, int]]:
-    found = (row for table in tables for row in table.select(["shard", "row"]).to_pylist())
-    return sorted((row["shard"], row["row"]) for row in found)
-
-
-def objects(out: str) -> dict[str, Any]:
-    """Name and time of everything in the output."""
-    fs, path = fsspec.core.url_to_fs(out)
-    fs.invalidate_cache()
-    return {name: info.get("mtime", info.get("LastModified")) for name, info in fs.find(path, detail=True).items()}
 
 
 def test_every_row_of_the_source_comes_out_exactly_once(finished: Finished) -> None:
@@ -158,17 +150,6 @@ def test_the_pinned_recipe_runs_again_and_does_nothing(finished: Finished) -> No
     assert not summary.run
     assert (summary.rows, summary.reasons) == (116, finished.summary.reasons)
     assert objects(finished.out) == before
-
-
-def cut_down(process: "subprocess.Popen[bytes]") -> int:
-    """SIGKILL to the whole group; then whatever of Ray is left of it."""
-    os.killpg(process.pid, signal.SIGKILL)
-    code = process.wait(120)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == process.pid:  # its session, which is ours
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-    return code
 
 
 @pytest.mark.slow

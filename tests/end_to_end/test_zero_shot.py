@@ -12,13 +12,14 @@ from jobs import schema
 from jobs.cli import DONE, FAILED, main
 from jobs.commands.report import sample, write_contact_sheet
 from jobs.demo import corpus, scenes
-from tests.end_to_end.test_run import small_job
+from tests.support.in_process import without_ray
+from tests.support.recipes import small_job
 
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)
 
 
 @pytest.fixture(scope="module")
-def job(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """in/ with a shard of 40 rows, labels.txt, job.yaml that names it, and the finished out/."""
     folder = tmp_path_factory.mktemp("zero-shot")
     corpus.write_parquet(folder / "in", 1, 40)
@@ -27,7 +28,8 @@ def job(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     align = {"weights": "demo", "pooled": True, "text": False, "zero_shot": zero_shot}
     config = small_job(folder / "in", folder / "out", models={"vit": None, "align": align})
     (folder / "job.yaml").write_text(config.to_yaml())
-    assert main(["run", str(folder / "job.yaml")]) == DONE
+    with without_ray():
+        assert main(["run", str(folder / "job.yaml")]) == DONE
     return folder
 
 
@@ -60,7 +62,9 @@ def test_the_contact_sheet_shows_them(job: Path, tmp_path: Path) -> None:
         assert sheet.size == (4 * 300 + 12, 2 * (390 + 2 * 18) + 12)
 
 
-def test_another_list_under_the_same_name_is_refused(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_list_under_the_same_name_is_refused(
+    no_ray: None, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Half of an output with one list's ids and half with another's is worth nothing."""
     file, labels = job / "labels.txt", (job / "labels.txt").read_text()
     try:

@@ -14,7 +14,7 @@ from jobs.errors import OutputError
 from jobs.exports import ExportSummary, export
 from jobs.exports.clip_retrieval import NO_TEXT
 from jobs.log import to_stderr
-from tests.exports import DIM, KEPT, RESULTS, Row, read, row, vector, write_output
+from tests.support.exported import DIM, KEPT, RESULTS, Row, read, row, vector, write_output
 
 WITHOUT_TEXT = {name: kind for name, kind in KEPT.items() if name != "text"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.errors import OutputError
 from jobs.exports import export
-from tests.exports import KEPT, NAMES, RESULTS, Row, read, row, write_output
+from tests.support.exported import KEPT, NAMES, RESULTS, Row, read, row, write_output
 
 PUBLISHED = pa.schema(
     [

@@ -14,7 +14,7 @@ from jobs.errors import OutputError
 from jobs.exports import FORMATS, ExportSummary, export
 from jobs.output.layout import EXPORT
 from jobs.storage import Storage
-from tests.exports import read, row, write_output
+from tests.support.exported import read, row, write_output
 
 SIZES = {"coyo-labeled": 4, "clip-retrieval": 12, "hf": 4}  # files of 50 rows, 15 in each
 COLUMN = {"coyo-labeled": "id", "clip-retrieval": "key", "hf": "key"}

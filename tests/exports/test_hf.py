@@ -13,7 +13,7 @@ from datasets.exceptions import NonMatchingSplitsSizesError
 from jobs.errors import OutputError
 from jobs.exports import export
 from jobs.exports.hf import json_feature, yaml_feature
-from tests.exports import DIM, KEPT, NAMES, Row, row, write_output
+from tests.support.exported import DIM, KEPT, NAMES, Row, row, write_output
 
 
 def exported(folder: Path, **about: Any) -> str:

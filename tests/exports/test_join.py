@@ -16,7 +16,7 @@ from jobs.log import to_stderr
 from jobs.output import footer
 from jobs.output.layout import EXPORT
 from jobs.storage import Storage
-from tests.exports import KEPT, NAMES, Row, read, row, write_output
+from tests.support.exported import KEPT, NAMES, Row, read, row, write_output
 
 COYO = {"id": "key", "url": "url", "text": "text", "width": "width", "image_phash": "image_phash"}
 ADDED = ["labels", "label_probs", "image_embedding", "text_embedding", "similarity"]

@@ -4,6 +4,7 @@ import datetime
 import socket
 import ssl
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import ClusterError, Reject
 from jobs.fetch import hosts
-from tests.fetch import hostile
-from tests.fetch.conftest import MakeFetcher, fetched, only
-from tests.fetch.hostile import IMAGE, Everywhere, Hostile
+from tests.support import hostile
+from tests.support.fetchers import MakeFetcher, fetched, only
+from tests.support.hostile import IMAGE, Everywhere, Hostile
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,7 @@ from tests.fetch.hostile import IMAGE, Everywhere, Hostile
     ],
 )
 def test_an_answer_has_its_reason(fetcher: MakeFetcher, server: Hostile, path: str, reason: bytes | str) -> None:
-    begun = time.monotonic()
     assert only(fetcher(max_bytes=1_000_000, max_redirects=6), server.url(path)) == reason
-    assert time.monotonic() - begun < 4
     assert len(server.requests) <= 7
 
 
@@ -71,14 +70,12 @@ def test_an_answer_has_its_reason(fetcher: MakeFetcher, server: Hostile, path: s
 def test_a_server_that_takes_too_long_is_not_waited_for(
     fetcher: MakeFetcher, server: Hostile, path: str, limit: str
 ) -> None:
-    begun = time.monotonic()
+    """Neither ever ends, and no other limit ends it."""
     assert only(fetcher(**{limit: 0.3}), server.url(path)) == "timeout"
-    assert time.monotonic() - begun < 1.5
 
 
 def test_a_host_that_takes_no_connection_is_a_timeout(fetcher: MakeFetcher) -> None:
     """Its accept queue is full: connections are neither accepted nor refused."""
-    begun = time.monotonic()
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -86,7 +83,6 @@ def test_a_host_that_takes_no_connection_is_a_timeout(fetcher: MakeFetcher) -> N
             client.setblocking(False)
             client.connect_ex(full.getsockname())
         assert only(fetcher(connect_seconds=0.3), f"http://127.0.0.1:{full.getsockname()[1]}/") == "timeout"
-    assert time.monotonic() - begun < 1.5
 
 
 def test_a_closed_port_and_a_name_without_address_have_reasons_of_their_own(fetcher: MakeFetcher) -> None:
@@ -123,10 +119,8 @@ def test_a_failure_that_may_pass_is_tried_again(fetcher: MakeFetcher, server: Ho
     "path", ["status/404", "status/403", "status/501", "robots", "redirect/loop", "garbage", "bomb"]
 )
 def test_a_failure_that_lasts_is_not(fetcher: MakeFetcher, server: Hostile, path: str) -> None:
-    begun = time.monotonic()
     only(fetcher(retries=5, max_redirects=0, max_bytes=1000), server.url(path))
     assert len(server.requests) == 1
-    assert time.monotonic() - begun < 4
 
 
 def test_a_cut_body_is_asked_for_again_and_never_taken(fetcher: MakeFetcher, server: Hostile) -> None:
@@ -145,40 +139,37 @@ def test_what_a_server_says_without_being_asked_is_no_answer(fetcher: MakeFetche
     assert connections < server.connections < connections + 4
 
 
-@pytest.mark.parametrize(
-    ("status", "seconds", "waits"), [("429", "1", 0.9), ("503", "1", 0.9), ("429", "date", 0.9), ("429", "", 0.9)]
-)
-def test_a_host_that_asks_for_rest_gets_it(
-    fetcher: MakeFetcher, server: Hostile, status: str, seconds: str, waits: float
-) -> None:
+@pytest.mark.parametrize(("status", "seconds"), [("429", "1"), ("503", "1"), ("429", "date"), ("429", "")])
+def test_a_host_that_asks_for_rest_gets_it(fetcher: MakeFetcher, server: Hostile, status: str, seconds: str) -> None:
     """The pause applies to the whole host, not only to this url."""
-    asking = fetcher(Everywhere(), retries=1, requests_per_host=1)
-    begun = time.monotonic()
+    asking = fetcher(retries=1, requests_per_host=1)
     urls = [server.url(f"rest/{status}/{seconds}/x", "a.example"), server.url("image/1", "a.example")]
-    assert fetched(asking, *urls, server.url("image/2", "b.example")) == [IMAGE, IMAGE, IMAGE]
-    first, *later = [each.at for each in server.requests if each.headers["host"].startswith("a.")]
-    assert all(at - first > waits for at in later)
-    assert next(each.at for each in server.requests if each.headers["host"].startswith("b.")) - begun < 0.8
+    assert fetched(asking, *urls) == [IMAGE, IMAGE]
+    first, *later = [each.at for each in server.requests]
+    assert all(at - first > 0.9 for at in later)
+
+
+def test_a_host_at_rest_holds_up_no_other(fetcher: MakeFetcher, server: Hostile) -> None:
+    urls = [server.url("rest/429/50/x", "a.example"), *(server.url(f"named/{i}", "b.example") for i in range(20))]
+    results = fetcher(retries=1).fetch(urls)
+    assert sorted(index for index, _ in islice(results, 20)) == list(range(1, 21))
+    results.close()  # type: ignore[attr-defined]
 
 
 def test_a_host_that_asks_for_too_much_rest_is_not_asked_again(fetcher: MakeFetcher, server: Hostile) -> None:
-    begun = time.monotonic()
     asking = fetcher(retries=2, requests_per_host=1)
     urls = [server.url("rest/429/3000/x"), *(server.url(f"image/{i}") for i in range(20))]
     found = [result for _, result in sorted(asking.fetch(urls), key=lambda each: each[0])]
     assert {result.reason.value for result in found if isinstance(result, Reject)} == {"throttled"}
     assert len(found) == 21
     assert len(server.requests) == 1
-    assert time.monotonic() - begun < 10
 
 
 def test_a_host_that_does_not_answer_is_not_asked_by_every_url(fetcher: MakeFetcher, server: Hostile) -> None:
     """A dead host with a thousand urls would block a table of rows for an hour."""
     urls = [server.url(f"silence/{i}", "dead.example") for i in range(200)]
-    alive = [server.url(f"named/{i}", "alive.example") for i in range(10)]
-    found = fetched(fetcher(read_seconds=0.3, retries=1), *urls, *alive)
-    assert found == ["timeout"] * 200 + [f"/named/{i}".encode() for i in range(10)]
-    assert sum(request.words[0] == "silence" for request in server.requests) <= 2 * hosts.MAX_UNANSWERED
+    assert fetched(fetcher(read_seconds=0.3, retries=1), *urls) == ["timeout"] * 200
+    assert len(server.requests) <= 2 * hosts.MAX_UNANSWERED
 
 
 def test_a_host_that_answers_now_and_then_is_asked_on(fetcher: MakeFetcher, server: Hostile) -> None:

@@ -10,9 +10,9 @@ from jobs import __version__
 from jobs.config import FetchConfig
 from jobs.errors import ConfigError
 from jobs.fetch.headers import forbidding_directive, retry_after_seconds, user_agent
-from tests.conftest import demo_job
-from tests.fetch.conftest import MakeFetcher, only
-from tests.fetch.hostile import IMAGE, Hostile
+from tests.support.fetchers import MakeFetcher, only
+from tests.support.hostile import IMAGE, Hostile
+from tests.support.recipes import demo_job
 
 
 def headers(name: str, *values: str) -> CIMultiDictProxy[str]:

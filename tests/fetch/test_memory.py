@@ -6,6 +6,7 @@ import pytest
 
 from jobs.fetch import memory
 from jobs.fetch.memory import MemoryBudget
+from tests.support import clock
 
 
 async def read(granted: MemoryBudget, size: int, held: list[int], seconds: float = 0.1) -> int:
@@ -31,11 +32,11 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_bodies_never_take_more_than_their_part() -> None:
     """Their deadline is 0.4 s each, and the last one waits for 0.5 s."""
-    assert max(asyncio.run(many(*[40] * 12))) == 80
+    assert max(clock.run(many(*[40] * 12))) == 80
 
 
 def test_a_body_larger_than_all_the_memory_is_read_alone() -> None:
-    assert sorted(asyncio.run(many(40, 500, 40))) == [40, 40, 500]
+    assert sorted(clock.run(many(40, 500, 40))) == [40, 40, 500]
 
 
 def test_time_that_a_server_takes_does_count() -> None:
@@ -43,7 +44,7 @@ def test_time_that_a_server_takes_does_count() -> None:
         await read(MemoryBudget(), 40, [], seconds=0.8)
 
     with pytest.raises(TimeoutError):
-        asyncio.run(slow())
+        clock.run(slow())
 
 
 def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
@@ -56,7 +57,7 @@ def test_no_memory_is_given_while_finished_bodies_lie_about() -> None:
         granted.remove_backlog(11)
         await waiting
 
-    asyncio.run(wait())
+    clock.run(wait())
 
 
 def test_memory_is_given_back_by_whoever_is_stopped() -> None:
@@ -70,4 +71,4 @@ def test_memory_is_given_back_by_whoever_is_stopped() -> None:
         await asyncio.gather(first, waiting, return_exceptions=True)
         assert await read(granted, 90, []) == 90
 
-    asyncio.run(stop())
+    clock.run(stop())

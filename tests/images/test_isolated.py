@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +17,9 @@ from PIL import Image
 from jobs.config import DecodeConfig
 from jobs.errors import ClusterError, Reason, Reject
 from jobs.images.canvas import Canvas
-from jobs.images.isolated import MAX_ATTEMPTS, SubprocessDecoder
+from jobs.images.isolated import MAX_ATTEMPTS, SubprocessDecoder, deadline
 from jobs.images.render import render
+from tests.support.processes import until
 
 CANVASES = (Canvas(squash=(8, 8)), Canvas(shortest_edge=20, crop=(16, 12)))
 POISON = """
@@ -27,8 +27,8 @@ import ctypes, os, sys
 from PIL import Image
 
 def segv(): ctypes.string_at(0)
-def hang(): ctypes.PyDLL(None).sleep(600)  # and holds the GIL
-def loop(): ctypes.CDLL(None).sleep(600)
+def hang(): ctypes.PyDLL(None).sleep(3600)  # and holds the GIL
+def loop(): ctypes.CDLL(None).sleep(3600)
 def exits(): os._exit(7)
 def prints(): os.write(1, b"warning: from a C library" * 99); return Image.new("RGB", (9, 9))
 
@@ -81,6 +81,12 @@ def pid_of(child: SubprocessDecoder) -> int:
     return child._process.pid
 
 
+def unhurried(child: SubprocessDecoder) -> SubprocessDecoder:
+    """With time enough for the next image, however busy the machine is."""
+    child._setup = (*child._setup[:2], 600.0)
+    return child
+
+
 def test_pixels_are_those_of_render(child: SubprocessDecoder) -> None:
     for format in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):
         assert same(child, encoded(Image.open(io.BytesIO(PHOTO)), format)), format
@@ -107,16 +113,15 @@ def test_a_picture_that_takes_too_long_is_a_timeout_and_the_next_image_is_decode
         reject = refused(child, slow)
         assert reject.reason == Reason.DECODE_TIMEOUT
         assert "0.2 s" in reject.message
-        assert same(child)
+        assert same(unhurried(child))
 
 
 @pytest.mark.parametrize("kind", ["hang", "loop"])
 def test_a_decoder_that_hangs_is_a_timeout_tried_once(poison: Path, kind: str) -> None:
+    """It would hang for an hour."""
     with closing(SubprocessDecoder(DecodeConfig(), CANVASES, 0.5)) as child:
-        began = time.monotonic()
         assert refused(child, kind.encode()).reason == Reason.DECODE_TIMEOUT
-        assert time.monotonic() - began < 15
-        assert same(child)
+        assert same(unhurried(child))
     assert (poison / kind).read_text() == "x"
 
 
@@ -178,7 +183,7 @@ def test_a_child_that_cannot_start_is_no_reject(tmp_path: Path, monkeypatch: pyt
 
 def ran(*lines: str) -> "subprocess.CompletedProcess[str]":
     code = "\n".join(["import ctypes, time", "from jobs.images.isolated import SubprocessDecoder, deadline", *lines])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path.cwd())
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, cwd=Path.cwd())
 
 
 @pytest.mark.parametrize("library", ["CDLL", "PyDLL"])
@@ -186,22 +191,23 @@ def test_the_deadline_ends_a_process_that_hangs_also_when_it_holds_the_gil(libra
     done = ran(
         "with deadline(0.3) as watch:",
         "    watch.restart()",
-        f"    ctypes.{library}(None).sleep(600)",
+        f"    ctypes.{library}(None).sleep(3600)",
     )
     assert done.returncode == 1
     assert "Timeout" in done.stderr
 
 
-def test_the_deadline_is_of_one_image_and_ends_with_the_block() -> None:
-    done = ran(
-        "with deadline(0.6) as watch:",
-        "    for _ in range(4):",
-        "        watch.restart()",
-        "        time.sleep(0.3)",
-        "time.sleep(1)",
-        "print('alive')",
+def test_the_deadline_is_of_one_image_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of faulthandler's timer begins anew, and the last one wins."""
+    calls: list[object] = []
+    monkeypatch.setattr(
+        "faulthandler.dump_traceback_later", lambda seconds, **how: calls.append((seconds, how["exit"]))
     )
-    assert (done.returncode, done.stdout) == (0, "alive\n")
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+    with deadline(0.6) as watch:
+        for _ in range(2):
+            watch.restart()
+    assert calls == [(0.6, True), (0.6, True), "cancelled"]
 
 
 def test_a_child_whose_parent_is_gone_ends_also_in_the_middle_of_an_image(poison: Path) -> None:
@@ -217,7 +223,4 @@ def test_a_child_whose_parent_is_gone_ends_also_in_the_middle_of_an_image(poison
     )
     stat = Path(f"/proc/{int(done.stdout)}/stat")
     assert stat.exists()
-    ends = time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < ends
-        time.sleep(0.1)
+    until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")

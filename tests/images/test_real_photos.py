@@ -19,7 +19,7 @@ from jobs.images.canvas import paint
 from jobs.images.decode import decode
 from jobs.models import loading
 from jobs.models.weights import DEMO_WEIGHTS
-from tests.models.checkpoints import column, load, spec
+from tests.support.checkpoints import column, load, spec
 
 REFUSED_BY_PILLOW = "odd/gen-bitrot.png"  # listed as decoding; Pillow raises the first time it is loaded
 SAYS = {

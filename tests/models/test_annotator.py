@@ -14,7 +14,7 @@ from jobs import schema
 from jobs.errors import ClusterError, Reason, Stage
 from jobs.models import Spec
 from jobs.models.annotator import Annotator, ExecutionOptions, Stopwatch
-from tests.models.checkpoints import copy, noise, rewrite, spec, tensors
+from tests.support.checkpoints import copy, noise, rewrite, spec, tensors
 
 RAW = schema.raw(pa.string(), [pa.field("url", pa.string())])
 TEXTS = ["a red circle", "a blue star above a green ring", None, " ", "a red circle", "zzz", "a pink heart", "ring"]

@@ -10,8 +10,8 @@ import torch
 from jobs import schema
 from jobs.models import batching, cache
 from jobs.models.batching import BatchTuner, FixedSize, InferenceOptions, MicroBatcher
-from tests.models.architectures import classifier
-from tests.models.checkpoints import column, noise, on, spec
+from tests.support.architectures import classifier
+from tests.support.checkpoints import column, noise, on, spec
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from jobs.config import JobConfig
 from jobs.errors import CheckpointError
 from jobs.models import Spec, cache, describe, weights
 from jobs.storage import Storage
-from tests.end_to_end.test_stopping import ENVIRONMENT, ROOT
-from tests.models.checkpoints import copy, edit, rewrite
+from tests.support.checkpoints import copy, edit, rewrite
+from tests.support.processes import ENVIRONMENT, ROOT
 
 
 @pytest.fixture(autouse=True)

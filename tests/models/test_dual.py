@@ -16,7 +16,7 @@ from jobs.demo import scenes
 from jobs.models import loading
 from jobs.models.texts import TEXTS_PER_CALL
 from jobs.models.weights import DEMO_WEIGHTS
-from tests.models.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
+from tests.support.checkpoints import column, copy, edit, load, noise, rewrite, spec, tensors
 
 MAX_TOKENS = 64  # what AlignProcessor pads to
 TEXTS = ["a red circle", "a large blue star on a gray background", "ring", "Ünïcode, ☃ and \u200b!", "a b c d e f g"]

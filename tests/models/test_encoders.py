@@ -14,8 +14,8 @@ from jobs.images.canvas import Canvas, paint
 from jobs.models import loading, towers
 from jobs.models.weights import DEMO_WEIGHTS
 from jobs.models.zero_shot import LogitHead
-from tests.models.architectures import ENCODERS, encoder
-from tests.models.checkpoints import column, held, spec
+from tests.support.architectures import ENCODERS, encoder
+from tests.support.checkpoints import column, held, spec
 
 WORK = ["clip", "clip of before 2023", "metaclip 2", "altclip", "chinese clip", "siglip", "siglip 2"]
 TEXTS = ["a red star", None, "this is a blue circle, a photo of red", "a photo " * 80, "a red star"]

@@ -10,7 +10,7 @@ import torch
 
 from jobs.errors import CheckpointError
 from jobs.models import loading
-from tests.models.checkpoints import column, copy, edit, hub_align, hub_vit, load, noise, rewrite, spec
+from tests.support.checkpoints import column, copy, edit, hub_align, hub_vit, load, noise, rewrite, spec
 
 TEXTS = ["a red circle", "blue star, small", None]
 HEAD = "classifier__weight"

@@ -14,8 +14,8 @@ from jobs.errors import CheckpointError
 from jobs.images.canvas import paint
 from jobs.models import loading
 from jobs.models.weights import DEMO_WEIGHTS
-from tests.models.architectures import CLASSIFIERS, NAFLEX, classifier, processor
-from tests.models.checkpoints import column, copy, edit, held, load, noise, rewrite, spec, tensors
+from tests.support.architectures import CLASSIFIERS, NAFLEX, classifier, processor
+from tests.support.checkpoints import column, copy, edit, held, load, noise, rewrite, spec, tensors
 
 
 def logits(folder: Path) -> torch.Tensor:

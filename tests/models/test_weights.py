@@ -14,9 +14,9 @@ from jobs.errors import CheckpointError, JobError
 from jobs.models import weights
 from jobs.models.weights import DEMO_WEIGHTS, local_folder, resolve_weights
 from jobs.storage import Storage
-from tests.conftest import put_folder
-from tests.faulty_s3 import FaultyS3, delay
-from tests.models.checkpoints import copy, hub_align, rewrite, tensors
+from tests.support.checkpoints import copy, hub_align, rewrite, tensors
+from tests.support.faulty_s3 import FaultyS3, delay
+from tests.support.shards import put_folder
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -139,7 +139,7 @@ def test_actors_that_start_together_fetch_the_weights_of_their_machine_once(
             subprocess.Popen(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=ROOT, text=True, stdout=PIPE)
             for _ in range(3)
         ]
-        folders = {actor.communicate(timeout=120)[0].strip() for actor in actors}
+        folders = {actor.communicate(timeout=500)[0].strip() for actor in actors}
         assert len(folders) == 1
         assert store.asked("GET", "model.safetensors") == 1
     assert sorted(each.name for each in Path(folders.pop()).iterdir()) == sorted(os.listdir(DEMO_WEIGHTS / "align"))

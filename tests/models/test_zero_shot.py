@@ -17,7 +17,7 @@ from jobs.models.labels import load_labels
 from jobs.models.weights import DEMO_WEIGHTS
 from jobs.models.zero_shot import LogitHead, ZeroShotClassifier
 from jobs.storage import Storage
-from tests.models.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
+from tests.support.checkpoints import column, copy, held, load, noise, rewrite, spec, tensors
 
 LABELS = scenes.LABELS[:20]
 TEMPLATES = tuple(f"a small red circle {side} a large {{}} on a gray background" for side in scenes.SIDES)
@@ -149,7 +149,7 @@ def test_a_file_has_one_label_a_line(tmp_path: Path, text: str) -> None:
         ("", "label 1 is empty"),
         ("a\n\nb\n", "label 2 is empty"),
         ("a\nb\n\n", "label 3 is empty"),
-        ("cat\ndog\ncat \n", "label 3, 'cat', is label 1 again"),
+        ("cat\ndog\ncat \n", "label 3, 'cat', repeats label 1"),
         ("Käse".encode("latin-1"), "not UTF-8 text"),
     ],
 )

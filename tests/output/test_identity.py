@@ -19,7 +19,7 @@ from jobs.output import identity
 from jobs.recipe import load_recipe
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from tests.conftest import demo_job
+from tests.support.recipes import demo_job
 
 STORAGE = Storage()
 

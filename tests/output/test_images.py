@@ -12,8 +12,8 @@ from jobs.commands.verify import verify
 from jobs.config import JobConfig
 from jobs.output import images
 from jobs.run import run
-from tests.conftest import demo_job
-from tests.sources import read_all
+from tests.support.recipes import demo_job
+from tests.support.shards import read_all
 
 
 def rows(count: int = 3) -> pa.Table:
@@ -67,9 +67,7 @@ def test_a_tar_of_images_is_a_webdataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
-def test_a_run_keeps_the_images_of_its_good_rows(
-    ray_session: None, scenes_parquet: Path, tmp_path: Path, form: str
-) -> None:
+def test_a_run_keeps_the_images_of_its_good_rows(no_ray: None, scenes_parquet: Path, tmp_path: Path, form: str) -> None:
     tree = demo_job(scenes_parquet, tmp_path / "out", compute={"canvas": "exact"}).model_dump()
     tree["source"] = {"path": str(scenes_parquet), "keep": []}
     config = JobConfig.from_dict(tree | {"output": {"path": str(tmp_path / "out"), "keep_images": form}})

@@ -16,9 +16,11 @@ from jobs.output.ledger import Ledger, missing
 from jobs.row_ranges import Coverage
 from jobs.run import run
 from jobs.storage import Storage
-from tests.end_to_end.test_run import addresses, objects, small_job
-from tests.end_to_end.test_run import read as table
-from tests.output.test_writer import bad, batch, end, good, writer
+from tests.support.in_process import without_ray
+from tests.support.outputs import addresses, objects
+from tests.support.outputs import read as table
+from tests.support.recipes import small_job
+from tests.support.rows import bad, batch, end, good, writer
 
 WIDER = {pa.int32(): pa.int64()}
 
@@ -151,17 +153,20 @@ def test_a_name_with_any_character_is_one_shard(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def grown(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+def grown(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """A finished job in several objects; its source may get more shards."""
     home = tmp_path_factory.mktemp("grown")
     corpus.write_parquet(home / "in", 6, 8)
     config = small_job(home / "in", home / "out")
-    assert run(config).run["rows"] == 48
+    with without_ray():
+        assert run(config).run["rows"] == 48
     return config
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_lost_object_is_computed_again_and_nothing_else(grown: JobConfig, tmp_path: Path, announced: bool) -> None:
+def test_a_lost_object_is_computed_again_and_nothing_else(
+    no_ray: None, grown: JobConfig, tmp_path: Path, announced: bool
+) -> None:
     """Somebody deletes a file of last month's output; the same command mends it, with or without _SUCCESS."""
     out = str(tmp_path / "out")
     shutil.copytree(grown.output.path, out)
@@ -180,7 +185,9 @@ def test_a_lost_object_is_computed_again_and_nothing_else(grown: JobConfig, tmp_
     assert f"{out}/_SUCCESS" in after
 
 
-def test_a_shard_that_is_added_later_is_processed_and_only_it(grown: JobConfig, scenes_parquet: Path) -> None:
+def test_a_shard_that_is_added_later_is_processed_and_only_it(
+    no_ray: None, grown: JobConfig, scenes_parquet: Path
+) -> None:
     """Also where it is the first now, and has other types: those of the rows that are there are the output's."""
     before = objects(grown.output.path)
     later = pq.read_table(scenes_parquet / "part-00002.parquet")

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import ConfigError, SourceError
-from tests.conftest import put_folder
-from tests.sources import listed, read_all, read_one, refusal, tar_bytes, write_parquet, write_tar
+from tests.support.shards import listed, put_folder, read_all, read_one, refusal, tar_bytes, write_parquet, write_tar
 
 TARS = ["a/0.tar", "a/1.tar", "a/b/2.tar", "c/0.TAR", "c/1.tar.gz", "c/2.tgz"]
 NOT_SHARDS = ["_SUCCESS", "a/_tmp/9.tar", "a/.9.tar.part", ".hidden/9.tar", "a/0_stats.json", "readme.md", "a/0.json"]

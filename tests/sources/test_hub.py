@@ -11,8 +11,8 @@ from jobs.sources import ReadUnit
 from jobs.sources.discover import read
 from jobs.storage import Storage
 from jobs.storage import hub as hub_client
-from tests.fake_hub import COMMIT, OLDER, FakeHub
-from tests.sources import listed, read_all, refusal, write_parquet
+from tests.support.fake_hub import COMMIT, OLDER, FakeHub
+from tests.support.shards import listed, read_all, refusal, write_parquet
 
 PLACE = "hf://datasets/owner/name"
 

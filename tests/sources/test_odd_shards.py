@@ -12,8 +12,18 @@ from jobs.sources import ReadUnit
 from jobs.sources.discover import read
 from jobs.sources.webdataset import PEEK
 from jobs.storage import Storage
-from tests.sources import Raw, about, listed, of_jsons, read_one, refusal, tar_bytes, write_parquet, write_tar
-from tests.sources.test_selection import accounted
+from tests.support.shards import (
+    Raw,
+    about,
+    accounted,
+    listed,
+    of_jsons,
+    read_one,
+    refusal,
+    tar_bytes,
+    write_parquet,
+    write_tar,
+)
 
 
 def test_columns_that_arrow_stores_as_views_or_dictionaries_are_what_they_hold(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from jobs.errors import SourceError
 from jobs.sources import BLOCK_ROWS, parquet
 from jobs.sources.discover import discover
 from jobs.storage import Storage
-from tests.sources import overwrite, read_all, read_one, refusal, write_parquet
+from tests.support.shards import overwrite, read_all, read_one, refusal, write_parquet
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

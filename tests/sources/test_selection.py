@@ -18,9 +18,19 @@ from jobs.sources import ReadUnit, Source
 from jobs.sources.discover import discover, read
 from jobs.sources.where import parse
 from jobs.storage import Storage
-from tests.conftest import put_folder
-from tests.faulty_s3 import FaultyS3
-from tests.sources import about, listed, of_jsons, read_all, read_one, refusal, write_parquet, write_tar
+from tests.support.faulty_s3 import FaultyS3
+from tests.support.shards import (
+    about,
+    accounted,
+    listed,
+    of_jsons,
+    put_folder,
+    read_all,
+    read_one,
+    refusal,
+    write_parquet,
+    write_tar,
+)
 
 OUT = {"output": {"path": "out"}}
 COLUMNS = {
@@ -38,17 +48,6 @@ def shard(folder: Path, name: str = "0.parquet", group: int = 10) -> Path:
 
 def numbers(table: pa.Table, text: str) -> list[int]:
     return [row for row, held in enumerate(parse(text).evaluate(table).to_pylist()) if held]
-
-
-def accounted(tables: list[pa.Table]) -> Coverage:
-    """The coverage that the writer would put into a footer for these raw rows."""
-    table = pa.concat_tables(tables)
-    total = Coverage()
-    for row in table.to_pylist():
-        since, stop = row[schema.SINCE], row[schema.ROW] + (not row[schema.END])
-        ranges = ((since, stop),) if since < stop else ()
-        total |= Coverage(ranges, row[schema.TOTAL], None, stop - since - (not row[schema.END]))
-    return total
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ from jobs.sources import ReadUnit
 from jobs.sources.discover import discover, read
 from jobs.sources.streamed import discover as discover_dataset
 from jobs.storage import Storage
-from tests.output.test_writer import batch, good, writer
-from tests.sources import Raw, write_parquet
-from tests.sources.test_selection import accounted
+from tests.support.rows import batch, good, writer
+from tests.support.shards import Raw, accounted, write_parquet
 
 
 def png(shade: int) -> bytes:

@@ -1,11 +1,10 @@
 """Shards of urls: every row is its image's bytes or a reject, in the same tables however often they are read."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -16,10 +15,12 @@ from jobs.sources import BLOCK_ROWS, ReadUnit, urls
 from jobs.sources.discover import read
 from jobs.sources.lookup import read_rows as look_up
 from jobs.storage import Storage
-from tests.sources import Raw, listed, refusal, write_parquet
-from tests.sources.test_selection import accounted
+from tests.support.shards import Raw, accounted, listed, refusal, write_parquet
 
-LOCAL = FetchConfig(allow_networks=("127.0.0.0/8",), retries=0, requests=32, requests_per_host=32)
+LOCAL = FetchConfig(
+    allow_networks=("127.0.0.0/8",), retries=0, requests=32, requests_per_host=32,
+    connect_seconds=600, read_seconds=600, total_seconds=600,
+)  # fmt: skip
 ROWS = 300
 
 
@@ -30,13 +31,15 @@ class Site(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Page)
         self.asked: Counter[str] = Counter()
+        self.slow = Event()
+        self.slow.set()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
 
 
 class Page(BaseHTTPRequestHandler):
-    """/N answers N thousand bytes of N; /gone/N is 404; /slow/N takes a second."""
+    """/N answers N thousand bytes of N; /gone/N is 404; /slow/N answers when the site lets it."""
 
     protocol_version = "HTTP/1.1"
     server: Site
@@ -47,7 +50,8 @@ class Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked[self.path] += 1
         kind, _, number = self.path.strip("/").rpartition("/")
-        time.sleep(kind == "slow")
+        if kind == "slow":
+            self.server.slow.wait()
         body = number.encode() * 1000
         self.send_response(404 if kind == "gone" else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -93,13 +97,18 @@ def test_every_row_is_bytes_or_a_reject_with_its_reason(shards: Path) -> None:
     assert accounted(raw.tables).complete
 
 
-def test_tables_hold_the_same_rows_each_time_and_a_slow_answer_holds_up_only_its_own(shards: Path) -> None:
-    """A block that crashes its decoder is recognised by its content."""
-    raw = tables(shards)
-    held = [tuple(table.column("row").to_pylist()) for table in raw.tables if table.num_rows > 1]
-    assert set(held) == {tuple(range(a, min(a + BLOCK_ROWS, ROWS))) for a in range(0, ROWS, BLOCK_ROWS)}
-    assert held[-1][0] == 0  # the table with the slow row came last
-    assert set(held) == {tuple(t.column("row").to_pylist()) for t in tables(shards).tables if t.num_rows > 1}
+def test_tables_hold_the_same_rows_each_time_and_a_slow_answer_holds_up_only_its_own(shards: Path, site: Site) -> None:
+    """A block that kills its decoder is found again by what it holds."""
+    source, wanted = listed(shards), {tuple(range(a, min(a + BLOCK_ROWS, ROWS))) for a in range(0, ROWS, BLOCK_ROWS)}
+    site.slow.clear()
+    found: list[tuple[int, ...]] = []
+    for table in read(Storage(), source.layout, ReadUnit(source.shards[0]), LOCAL):
+        found += [tuple(table.column("row").to_pylist())] if table.num_rows > 1 else []
+        if len(found) == len(wanted) - 1:
+            site.slow.set()
+    assert set(found) == wanted
+    assert found[-1][0] == 0  # the table with the slow row came last
+    assert {tuple(t.column("row").to_pylist()) for t in tables(shards).tables if t.num_rows > 1} == wanted
 
 
 def test_rows_that_are_done_or_not_selected_are_not_asked_for(shards: Path, site: Site) -> None:

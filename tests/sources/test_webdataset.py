@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.sources import BLOCK_ROWS
-from tests.sources import Raw, about, of_jsons, read_all, read_one, tar_bytes, write_parquet, write_tar
+from tests.support.shards import Raw, about, of_jsons, read_all, read_one, tar_bytes, write_parquet, write_tar
 
 # Each member of the cut tars takes 1536 bytes: a header of 512, 1000 bytes of data and 24 of padding.
 THREE = tar_bytes([(f"{n}.jpg", bytes([65 + n]) * 1000) for n in range(3)])

@@ -1,13 +1,12 @@
 """ReadAheadFile: what it requests ahead, and what happens when a request fails."""
 
 import io
-import time
-from collections.abc import Callable
 
 import pytest
 
 from jobs.errors import StorageError
 from jobs.storage.ranges import ReadAheadFile
+from tests.support.processes import until
 
 
 def test_a_stream_asks_for_the_next_bytes_before_they_are_needed() -> None:
@@ -52,10 +51,3 @@ def test_an_error_of_a_request_that_was_under_way_is_raised_where_its_bytes_are_
 def test_an_empty_object_is_an_empty_stream() -> None:
     with io.BufferedReader(ReadAheadFile(0, lambda *_: b"", chunk=100)) as stream:
         assert stream.read() == b""
-
-
-def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.001)

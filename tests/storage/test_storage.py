@@ -241,7 +241,9 @@ def test_reading_a_missing_object_is_an_error(place: str) -> None:
         Storage().read(join_path(place, "missing"))
 
 
-def test_an_unreachable_endpoint_is_named(s3: str) -> None:
+def test_an_unreachable_endpoint_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.storage.retry._MAX_DELAY", 0.0)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
     storage = Storage(StorageConfig(endpoint_url="http://127.0.0.1:9"))
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9") as caught:
         storage.find("s3://bucket/x")

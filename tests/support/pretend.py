@@ -1,6 +1,6 @@
 """A run whose GPU actors compute on a CPU, for clusters whose GPUs are only said to be there.
 
-    python -m tests.cluster.pretend JOB SEEN SECONDS
+    python -m tests.support.pretend JOB SEEN SECONDS
 
 runs the recipe on the cluster of RAY_ADDRESS, each batch taking SECONDS more until there is a file SEEN/hurry; there is
 a file SEEN/STAGE for each kind of node that a stage ran on, as annotate-gpu.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.demo import corpus
-from tests.cluster.hosts import Host, HostError, Network, network, unavailable, until
-from tests.conftest import demo_job, put_folder
+from tests.support.hosts import Host, HostError, Network, network, unavailable, until
+from tests.support.recipes import demo_job
+from tests.support.shards import put_folder
 
 SHARDS, ROWS = 28, 120
 SOURCE, OUTPUT = "s3://coyo/in", "s3://coyo/out"
@@ -19,10 +20,10 @@ HEAD, STORE = "http://head:8265", "http://s3:9000"
 TOKEN = "0c1d7f4e2b9a4d6c8e5f3a7b1c2d9e8f"
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": STORE}
 # Who pulls a cable gets no answer any more, and no refusal either: only the head's health check finds that. It gives a
-# node up after 5 checks that took 10 s each, 3 s apart: a minute of a test. Here 3 checks of 3 s, 1 s apart.
+# node up after 5 checks that took 10 s each, 3 s apart: a minute of a test. Here 3 checks of 5 s, 1 s apart.
 _HEALTH = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
 }
 # Processes start when there is work for them: all hosts share the cores of one machine.
@@ -33,7 +34,7 @@ _AGAIN = ("bash", "-c", 'until "$@"; do sleep 1; done', "again")
 _GET = """
 import sys, urllib.request
 asked = urllib.request.Request(sys.argv[1], headers={"Authorization": f"Bearer {sys.argv[2]}"})
-print(urllib.request.urlopen(asked, timeout=10).read().decode())
+print(urllib.request.urlopen(asked, timeout=120).read().decode())
 """
 
 
@@ -76,7 +77,7 @@ class Cluster:
 
     def says(self, *words: object) -> str:
         """What `coyo-jobs WORDS` prints on the client. Raises HostError where its code is not 0."""
-        return self.client.run(*_command(*words), env=_KEYS, seconds=120)
+        return self.client.run(*_command(*words), env=_KEYS, seconds=240)
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def cluster() -> Iterator[Cluster]:
         made.s3.start(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "9000")
         try:
             until(lambda: made.get(STORE), "the S3 server answers")
-            made.client.run(sys.executable, "-m", "tests.cluster.losses", made.client.disk, env=_KEYS)
+            made.client.run(sys.executable, "-m", "tests.support.losses", made.client.disk, env=_KEYS)
             yield made
         except Exception as exc:
             for host in hosts.known.values():
@@ -137,7 +138,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
 
     def rows(more_than: int) -> int:
         """How many are annotated, as soon as it is more, in the middle of the job. Repeated ones count again."""
-        until(lambda: job.poll() is not None or made.progress()["rows"] > more_than, "rows are annotated", 120)
+        until(lambda: job.poll() is not None or made.progress()["rows"] > more_than, "rows are annotated")
         now = made.progress()
         if now["state"] != "running":
             raise HostError(f"the job is no longer in its middle: {now}")
@@ -160,7 +161,7 @@ def lose_hosts(made: Cluster, say: Callable[[str], None]) -> Outcome:
     lost[other.name] = count = rows(rows(0))
     other.kill()
     told(f"killed     {other.name}, after {count} rows")
-    code = job.wait(300)
+    code = job.wait(500)
     told(f"done       with code {code}")
     alive, dead = made.nodes()
     told(f"nodes      {', '.join(sorted(alive))} are alive")

@@ -4,7 +4,7 @@ A host is namespaces and nothing else. It lives as long as its first process, an
 open: however its owner ends, the kernel takes the host's processes, mounts and cables away. Their switch is in a
 namespace too, so that nothing has a name in the machine's own network, and two runs never meet.
 
-`python -m tests.cluster.hosts` shows a cluster that loses hosts in the middle of a job.
+`python -m tests.support.hosts` shows a cluster that loses hosts in the middle of a job.
 """
 
 import os
@@ -55,7 +55,7 @@ class Host:
         with (self.files / log).open("a") as out:
             return subprocess.Popen(self._here(command, env or {}), stdin=DEVNULL, stdout=out, stderr=out, text=True)
 
-    def run(self, *command: object, env: Mapping[str, str] | None = None, seconds: float = 60) -> str:
+    def run(self, *command: object, env: Mapping[str, str] | None = None, seconds: float = 240) -> str:
         """What a command prints. Raises HostError where it fails, or takes longer."""
         return _said(self._here(command, env or {}), seconds)
 
@@ -147,7 +147,7 @@ def unavailable() -> str | None:
     return None
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 90) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 240) -> None:
     """A HostError meanwhile is a no. Raises TimeoutError, which says what did not come to pass."""
     end = time.monotonic() + seconds
     while True:
@@ -179,10 +179,10 @@ def _end(*processes: "subprocess.Popen[str]") -> None:
         for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
             stream.close()
     for process in processes:
-        process.wait(timeout=30)
+        process.wait(timeout=240)
 
 
-def _said(command: Sequence[str], seconds: float = 60) -> str:
+def _said(command: Sequence[str], seconds: float = 240) -> str:
     try:
         done = subprocess.run(command, stdin=DEVNULL, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as exc:
@@ -193,6 +193,6 @@ def _said(command: Sequence[str], seconds: float = 60) -> str:
 
 
 if __name__ == "__main__":
-    from tests.cluster.losses import show
+    from tests.support.losses import show
 
     sys.exit(show())

@@ -32,7 +32,7 @@ class Exchange:
 
     def forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
         """What the real server says. The Host stays the client's: it is part of what was signed."""
-        upstream = http.client.HTTPConnection(urlsplit(self.server).netloc, timeout=30)
+        upstream = http.client.HTTPConnection(urlsplit(self.server).netloc, timeout=500)
         try:
             upstream.putrequest(self.handler.command, self.handler.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.handler.headers.items():
@@ -236,3 +236,6 @@ def _body(handler: BaseHTTPRequestHandler) -> bytes:
     while handler.rfile.readline().strip():  # trailers
         pass
     return b"".join(parts)
+
+
+DENIED = error(403, "AccessDenied")  # nobody tries that again: the run ends at once, like a process that is gone

@@ -149,13 +149,22 @@ async def to(server: Hostile, request: Request, writer: asyncio.StreamWriter) ->
 
 
 async def hold(server: Hostile, request: Request, writer: asyncio.StreamWriter) -> None:
-    """/hold/0.05/name: answers after so many seconds."""
+    """/hold/0.05/name: answers after this many seconds."""
     await asyncio.sleep(float(request.words[1]))
     answer(writer, IMAGE)
 
 
+async def crowd(server: Hostile, request: Request, writer: asyncio.StreamWriter) -> None:
+    """/crowd/25/name: answers once there have been this many requests at the same time, and a moment later."""
+    while server.most < int(request.words[1]):
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    answer(writer, IMAGE)
+
+
 async def silence(server: Hostile, request: Request, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(60)
+    """Never answers."""
+    await asyncio.Event().wait()
 
 
 async def drip(server: Hostile, request: Request, writer: asyncio.StreamWriter) -> None:
@@ -240,8 +249,8 @@ def answer(writer: asyncio.StreamWriter, body: bytes, *headers: str, status: str
 BEHAVIOURS: dict[str, Behaviour] = {
     each.__name__: each
     for each in (
-        image, named, big, status, flaky, rest, robots, redirect, to, hold, silence, drip, endless, endless_header,
-        many_headers, bomb, encoded, short, overlong, reset, lies, garbage, bad_chunks,
+        image, named, big, status, flaky, rest, robots, redirect, to, hold, crowd, silence, drip, endless,
+        endless_header, many_headers, bomb, encoded, short, overlong, reset, lies, garbage, bad_chunks,
     )
 }  # fmt: skip
 

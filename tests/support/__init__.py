@@ -1,0 +1,1 @@
+"""What tests share. A test module imports nothing from another test module."""
