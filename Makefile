@@ -18,9 +18,10 @@ test: lint types
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# Everything that needs neither Ray nor minutes.
+# What needs neither Ray, whole runs, retries that wait nor decoders that hang.
+WAITING := tests/end_to_end tests/storage/test_faults.py tests/images/test_isolated.py tests/fetch/test_answers.py
 quick: $(READY)
-	$(PYTEST) -m "not ray and not slow and not soak" -x
+	$(PYTEST) -m "not ray and not slow and not soak" -x $(addprefix --ignore ,$(WAITING))
 
 # By hand, before a release: every crash window through Ray, the image, and a job that is killed again and again.
 soak: $(READY)
