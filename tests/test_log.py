@@ -141,7 +141,7 @@ def test_a_whole_run_in_events(
     (tmp_path / "job.yaml").write_text(demo_job(scenes_parquet, tmp_path / "out", compute={"device": "cpu"}).to_yaml())
     assert main(["run", str(tmp_path / "job.yaml"), "--log", "json"]) == 0
     out, err = capfd.readouterr()
-    said = events(err)
+    said = [event for event in events(err) if event["event"] != "progress"]  # one every 30 s, on a busy machine
     assert [e["event"] for e in said] == ["source", "model", "model", "plan", "shard", "shard", "shard", "finished"]
     summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
     assert {event["run"] for event in said} == {summary["run"]["id"]}
