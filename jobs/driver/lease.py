@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from jobs.driver.tasks import Partition
 from jobs.errors import OutputError
+from jobs.output.layout import LEASE
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
 
@@ -51,7 +52,7 @@ class Lease:
 
     def __init__(self, storage: Storage, output: str, run: str, part: Partition | None = None) -> None:
         self._storage, self._output, self._run, self._part = storage, output, run, part or Partition()
-        self._path = join_path(output, f"_lease{self._part.suffix}.json")
+        self._path = join_path(output, f"{LEASE}{self._part.suffix}.json")
 
     def acquire(self) -> None:
         """Take the lease. Raises OutputError, naming the holder, if a live run may write the same shards."""
@@ -93,9 +94,9 @@ class Lease:
     def _others(self) -> list[str]:
         """Paths of leases that conflict with this one: of the whole output, and of parts with another N."""
         names = [entry.path for entry in self._storage.list_files(self._output)]
-        leases = [name for name in names if name.rpartition("/")[2].startswith("_lease")]
+        leases = [name for name in names if name.rpartition("/")[2].startswith(LEASE)]
         if self._part.count == 1:
-            return [name for name in leases if not name.endswith("_lease.json")]
+            return [name for name in leases if not name.endswith(f"{LEASE}.json")]
         return [name for name in leases if not name.endswith(f"of{self._part.count}.json")]
 
     def _holder(self, path: str = "") -> Holder | None:

@@ -15,6 +15,7 @@ from jobs import log
 from jobs.driver.run_state import RunState
 from jobs.driver.tasks import Work
 from jobs.errors import OutputError
+from jobs.output.layout import PROGRESS
 from jobs.storage import Storage
 from jobs.storage.paths import join_path
 
@@ -105,12 +106,12 @@ def _expected(seen: RunState, work: Work) -> tuple[int, bool]:
 
 def publish(storage: Storage, output: str, part: str, now: Progress) -> None:
     """Write `_progress.json`, with the suffix of the part in its name."""
-    storage.put(join_path(output, f"_progress{part}.json"), json.dumps(asdict(now), indent=1).encode())
+    storage.put(join_path(output, f"{PROGRESS}{part}.json"), json.dumps(asdict(now), indent=1).encode())
 
 
 def read_progress(storage: Storage, output: str) -> list[Progress]:
     """Return the last progress of each part. Raises OutputError if a progress file is unreadable."""
-    entries = [entry for entry in storage.list_files(output) if entry.path.rpartition("/")[2].startswith("_progress")]
+    entries = [entry for entry in storage.list_files(output) if entry.path.rpartition("/")[2].startswith(PROGRESS)]
     return [_read(storage, entry.path) for entry in entries]
 
 
